@@ -1,0 +1,99 @@
+"""Where data may come from: the one rule for sources, manifest rows, backbones and checkpoints.
+
+Local paths must lie under a configured root after every symbolic link is resolved; remote schemes must be switched on.
+Chained `::` URIs are refused because fsspec would let one of them (`simplecache::file:///etc/...`) step round the rule.
+"""
+
+import os
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+KNOWN_SCHEMES = ("file", "s3", "gs", "abfs", "hf")
+
+
+@dataclass(frozen=True)
+class DataRoots:
+    """The folders and URI schemes that data may be read from."""
+
+    file_roots: tuple[str, ...]
+    """Absolute folders; a relative path in a job is taken from the first of them in which it exists."""
+    schemes: tuple[str, ...] = ("file",)
+    """Schemes switched on, out of file, s3, gs, abfs, hf."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.schemes) - set(KNOWN_SCHEMES)):
+            raise ValueError(
+                f"DataRoots: schemes {unknown} are unknown. Choose from {', '.join(KNOWN_SCHEMES)}."
+            )
+        if relative := [root for root in self.file_roots if not os.path.isabs(root)]:
+            raise ValueError(
+                f"DataRoots: file_roots {relative} are relative. Give absolute folders."
+            )
+
+    def check(self, uri: str) -> str:
+        """An absolute local path with every link resolved, or the remote URI itself.
+
+        Whether something is there is not asked.  ValueError for anything that lies outside.
+        """
+        if not uri or "\0" in uri or "::" in uri:
+            raise ValueError(
+                f"Location {uri!r} is not one plain path or URI. Empty, NUL and chained `::` are refused."
+            )
+        scheme, separator, rest = uri.partition("://")
+        scheme = scheme.lower() if separator else "file"
+        if scheme not in self.schemes:
+            raise ValueError(
+                f"Location {uri!r} uses the scheme {scheme!r}; this service reads {', '.join(self.schemes) or 'none'}. "
+                "Copy the data there, or have the operator switch the scheme on."
+            )
+        if scheme != "file":
+            if ".." in rest.split("/") or not rest.strip("/"):
+                raise ValueError(
+                    f"Location {uri!r} must name a bucket or repository and a path without `..`."
+                )
+            return f"{scheme}://{rest}"
+        if not separator:
+            return self.check_path(uri)
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise ValueError(
+                f"Location {uri!r} names a host. Write file:///absolute/path with three slashes."
+            )
+        return self.check_path(unquote(parts.path, errors="surrogateescape"))
+
+    def check_path(self, path: str) -> str:
+        """The local path with every link resolved, if that is under a root; ValueError otherwise."""
+        if "\0" in path:
+            raise ValueError(
+                f"Location {path!r} holds a NUL character. Give a plain path."
+            )
+        roots = (
+            [os.path.realpath(root) for root in self.file_roots]
+            if "file" in self.schemes
+            else []
+        )
+        # realpath, not Path.resolve: a loop of links must come back as a path (it counts as an unreadable image later).
+        candidates = (
+            [path]
+            if os.path.isabs(path)
+            else [os.path.join(root, path) for root in roots]
+        )
+        inside = [
+            real
+            for real in map(os.path.realpath, candidates)
+            if any(
+                real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+                for root in roots
+            )
+        ]
+        if not inside:
+            raise ValueError(
+                f"Location {printable(path)!r} is outside the data roots {list(self.file_roots)} once links are resolved. "
+                "Move the data under a root, or have the operator add one."
+            )
+        return next((real for real in inside if os.path.lexists(real)), inside[0])
+
+
+def printable(path: str) -> str:
+    """The path as valid Unicode: bytes that are no UTF-8 become `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
