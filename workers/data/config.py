@@ -37,9 +37,7 @@ class DemoSource(Spec):
     """The demo task's name, e.g. `digits-ink`."""
 
 
-SourceConfig = Annotated[
-    FolderSource | ManifestSource | DemoSource, Field(discriminator="kind")
-]
+SourceConfig = Annotated[FolderSource | ManifestSource | DemoSource, Field(discriminator="kind")]
 
 
 class ShotsSplit(Spec):
@@ -111,17 +109,11 @@ class TaskConfig(Spec):
     @classmethod
     def _template_has_one_place(cls, value: str) -> str:
         if value.count("{}") != 1:
-            raise ValueError(
-                f"template {value!r} must hold `{{}}` exactly once, where the class name goes."
-            )
+            raise ValueError(f"template {value!r} must hold `{{}}` exactly once, where the class name goes.")
         return value
 
     @model_validator(mode="after")
     def _explicit_split_needs_files(self) -> "TaskConfig":
-        if isinstance(self.split, ExplicitSplit) and isinstance(
-            self.source, DemoSource
-        ):
-            raise ValueError(
-                "a demo source has its own train, val and test images: use a split by shots or fraction."
-            )
+        if isinstance(self.split, ExplicitSplit) and isinstance(self.source, DemoSource):
+            raise ValueError("a demo source has its own train, val and test images: use a split by shots or fraction.")
         return self

@@ -39,7 +39,5 @@ class TaskData:
     """Keys of the first 20 images that could not be read."""
 
 
-def load_task(
-    task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path
-) -> TaskData:
+def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path) -> TaskData:
     raise NotImplementedError

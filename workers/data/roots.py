@@ -22,13 +22,9 @@ class DataRoots:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.schemes) - set(KNOWN_SCHEMES)):
-            raise ValueError(
-                f"DataRoots: schemes {unknown} are unknown. Choose from {', '.join(KNOWN_SCHEMES)}."
-            )
+            raise ValueError(f"DataRoots: schemes {unknown} are unknown. Choose from {', '.join(KNOWN_SCHEMES)}.")
         if relative := [root for root in self.file_roots if not os.path.isabs(root)]:
-            raise ValueError(
-                f"DataRoots: file_roots {relative} are relative. Give absolute folders."
-            )
+            raise ValueError(f"DataRoots: file_roots {relative} are relative. Give absolute folders.")
 
     def check(self, uri: str) -> str:
         """An absolute local path with every link resolved, or the remote URI itself.
@@ -36,9 +32,7 @@ class DataRoots:
         Whether something is there is not asked.  ValueError for anything that lies outside.
         """
         if not uri or "\0" in uri or "::" in uri:
-            raise ValueError(
-                f"Location {uri!r} is not one plain path or URI. Empty, NUL and chained `::` are refused."
-            )
+            raise ValueError(f"Location {uri!r} is not one plain path or URI. Empty, NUL and chained `::` are refused.")
         scheme, separator, rest = uri.partition("://")
         scheme = scheme.lower() if separator else "file"
         if scheme not in self.schemes:
@@ -48,43 +42,26 @@ class DataRoots:
             )
         if scheme != "file":
             if ".." in rest.split("/") or not rest.strip("/"):
-                raise ValueError(
-                    f"Location {uri!r} must name a bucket or repository and a path without `..`."
-                )
+                raise ValueError(f"Location {uri!r} must name a bucket or repository and a path without `..`.")
             return f"{scheme}://{rest}"
         if not separator:
             return self.check_path(uri)
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise ValueError(
-                f"Location {uri!r} names a host. Write file:///absolute/path with three slashes."
-            )
+            raise ValueError(f"Location {uri!r} names a host. Write file:///absolute/path with three slashes.")
         return self.check_path(unquote(parts.path, errors="surrogateescape"))
 
     def check_path(self, path: str) -> str:
         """The local path with every link resolved, if that is under a root; ValueError otherwise."""
         if "\0" in path:
-            raise ValueError(
-                f"Location {path!r} holds a NUL character. Give a plain path."
-            )
-        roots = (
-            [os.path.realpath(root) for root in self.file_roots]
-            if "file" in self.schemes
-            else []
-        )
+            raise ValueError(f"Location {path!r} holds a NUL character. Give a plain path.")
+        roots = [os.path.realpath(root) for root in self.file_roots] if "file" in self.schemes else []
         # realpath, not Path.resolve: a loop of links must come back as a path (it counts as an unreadable image later).
-        candidates = (
-            [path]
-            if os.path.isabs(path)
-            else [os.path.join(root, path) for root in roots]
-        )
+        candidates = [path] if os.path.isabs(path) else [os.path.join(root, path) for root in roots]
         inside = [
             real
             for real in map(os.path.realpath, candidates)
-            if any(
-                real == root or real.startswith(root.rstrip(os.sep) + os.sep)
-                for root in roots
-            )
+            if any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
         ]
         if not inside:
             raise ValueError(
