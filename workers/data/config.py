@@ -1,4 +1,7 @@
-"""A task as the user describes it: where its images are, how they are split, what its classes are called.  Torch-free."""
+"""A task as the user describes it: where its images are, how they are split, what its classes are called.
+
+Torch-free.
+"""
 
 from typing import Annotated, Any, Literal
 

@@ -1,13 +1,35 @@
-"""A task's images as arrays, split and ready to train on."""
+"""A task's images as arrays, split and ready to train on.
 
+Loading lists the task, splits it, reads and decodes what the split chose, and splits again without the images that
+could not be read, until all that is chosen can be: so a bad image costs a class nothing while it has others.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from workers.data.cache import NUM_THREADS, ImageCache
 from workers.data.config import TaskConfig
+from workers.data.decoding import UnreadableImage
+from workers.data.listing import PARTS, Item, Listing
 from workers.data.resizing import Resize
 from workers.data.roots import DataRoots
+from workers.data.sources import list_task
+from workers.data.splits import Parts, split_items
+
+NUM_NAMED = 20
+"""Unreadable images that are named; the others are counted."""
+
+# Faults of the data.  Any other OSError (a disk or network that fails) must stop the load, not thin the data.
+_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_MISSING_CODES = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 @dataclass(frozen=True)
@@ -40,4 +62,82 @@ class TaskData:
 
 
 def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path) -> TaskData:
-    raise NotImplementedError
+    """Lists, splits and decodes a task; from the cache where that has been done before.
+
+    ValueError for whatever the user can mend: see `list_task` and `split_items`, and more unreadable images than the
+    task's budget allows.
+    """
+    listing = list_task(task, roots)
+    with ImageCache(cache_dir, resize, turn=task.model_dump_json()) as cache:
+        parts, contents, reasons = _select(task, listing, cache)
+        ordered = [item for part in PARTS for item in parts[part]]
+        images = cache.pack([contents[item.key] for item in ordered], lambda index: ordered[index].read())
+    sets, start = {}, 0
+    for part in PARTS:
+        end = start + len(parts[part])
+        labels = np.array([item.label for item in parts[part]], dtype=np.int64)
+        sets[part] = ImageSet(images[start:end], labels, tuple(item.key for item in parts[part]))
+        start = end
+    return TaskData(
+        name=task.name,
+        class_names=listing.class_names,
+        template=task.template,
+        train=sets["train"],
+        val=sets["val"],
+        test=sets["test"],
+        fingerprint=_fingerprint(listing.class_names, parts, contents),
+        num_unreadable=len(reasons),
+        unreadable=tuple(sorted(reasons)[:NUM_NAMED]),
+    )
+
+
+def _select(task: TaskConfig, listing: Listing, cache: ImageCache) -> tuple[Parts, dict[str, bytes], dict[str, str]]:
+    """The split over readable images, the content hash of each by key, and why the others could not be read."""
+    contents: dict[str, bytes] = {}
+    reasons: dict[str, str] = {}
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        while True:
+            parts = split_items(task, listing, unreadable=reasons)
+            fresh = [item for part in PARTS for item in parts[part] if item.key not in contents]
+            if not fresh:
+                return parts, contents, reasons
+            for item, outcome in zip(fresh, pool.map(partial(_read, cache), fresh), strict=True):
+                if isinstance(outcome, bytes):
+                    contents[item.key] = outcome
+                else:
+                    reasons[item.key] = outcome
+            _check_budget(task, len(contents) + len(reasons), reasons)
+
+
+def _read(cache: ImageCache, item: Item) -> bytes | str:
+    """The image's content hash, or in words why there is none."""
+    try:
+        encoded = item.read()
+    except OSError as error:
+        if isinstance(error, _MISSING) or error.errno in _MISSING_CODES:
+            return error.strerror or str(error)
+        raise
+    except UnreadableImage as error:
+        return str(error)
+    try:
+        return cache.add(encoded)
+    except UnreadableImage as error:
+        return str(error)
+
+
+def _check_budget(task: TaskConfig, tried: int, reasons: Mapping[str, str]) -> None:
+    if len(reasons) > task.bad_image_budget * tried:
+        named = "; ".join(f"{key!r} ({reasons[key]})" for key in sorted(reasons)[:NUM_NAMED])
+        raise ValueError(
+            f"Task {task.name!r}: {len(reasons)} of {tried} images cannot be read, more than bad_image_budget="
+            f"{task.bad_image_budget} allows: {named}. Replace or remove them, or raise the budget."
+        )
+
+
+def _fingerprint(class_names: tuple[str, ...], parts: Parts, contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(json.dumps(class_names).encode())
+    for part in PARTS:
+        digest.update(f"\n{part} {len(parts[part])}\n".encode())
+        for item in parts[part]:
+            digest.update(contents[item.key] + item.label.to_bytes(8, "little"))
+    return digest.hexdigest()

@@ -65,8 +65,8 @@ class DataRoots:
         ]
         if not inside:
             raise ValueError(
-                f"Location {printable(path)!r} is outside the data roots {list(self.file_roots)} once links are resolved. "
-                "Move the data under a root, or have the operator add one."
+                f"Location {printable(path)!r} is outside the data roots {list(self.file_roots)} once links are "
+                "resolved. Move the data under a root, or have the operator add one."
             )
         return next((real for real in inside if os.path.lexists(real)), inside[0])
 
