@@ -1,0 +1,110 @@
+"""The one way to the database: an engine, and transactions that read or write.
+
+SQLite runs in WAL mode with BEGIN IMMEDIATE for writes, so that two writers queue up instead of failing half-way;
+several processes (the control plane, every job's driver) share one file.  `sqlite://` is a database in memory, for one process.
+PostgreSQL needs none of this: rows are locked where a decision hangs on them.
+"""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import StaticPool
+
+from service.tables import metadata
+
+BUSY_MILLISECONDS = 30_000
+
+
+class Database:
+    """Holds the engine; the store's parts are built on it."""
+
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        """`now` gives the times that rows carry (seconds since 1970)."""
+        parsed = make_url(url)
+        self.now = now
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
+        # The database in memory is a single connection, so its transactions take turns; elsewhere the database sees to that.
+        self._turn = threading.RLock() if in_memory else nullcontext()
+        options: dict[str, Any] = {"json_serializer": lambda value: json.dumps(_finite(value), allow_nan=False)}
+        if self._sqlite:
+            options["connect_args"] = {"check_same_thread": False, "timeout": BUSY_MILLISECONDS / 1000}
+        if in_memory:
+            options["poolclass"] = StaticPool
+        elif self._sqlite:
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = create_engine(parsed, **options)
+        if self._sqlite:
+            event.listen(self._engine, "connect", _prepare)
+            event.listen(self._engine, "begin", _begin)
+        if in_memory:
+            self.create_schema()
+
+    @property
+    def dialect(self) -> str:
+        return self._engine.dialect.name
+
+    def create_schema(self) -> None:
+        """Creates the tables that are missing.  The control plane calls it, before any driver runs."""
+        if self._sqlite:
+            with self._engine.connect() as connection:
+                raw = connection.connection.dbapi_connection
+                assert raw is not None
+                raw.execute(
+                    "PRAGMA journal_mode=WAL"
+                )  # stays with the file; outside of a transaction by SQLite's rules
+        with self.write() as connection:
+            metadata.create_all(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent look."""
+        with self._turn, self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """All or nothing; on SQLite the only writer while it lasts, so keep it short."""
+        with (
+            self._turn,
+            self._engine.connect().execution_options(cohort_writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def ping(self) -> None:
+        """Raises what the driver raises if the database does not answer."""
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the sqlite3 module would begin transactions on its own, and too late
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")  # an accepted job survives a power cut
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("cohort_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinities become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,215 @@
+"""The rows of the store as readers see them: immutable, typed, times as aware UTC datetimes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+from service.spec import JobSpec
+from service.states import ACTIVE, TERMINAL, Desired, JobState
+
+GroupKind = Literal["plan", "all", "alone", "zero_shot", "shared"]
+GroupState = Literal["waiting", "running", "done", "failed", "stopped"]
+Row = Mapping[str, Any]
+
+
+def submission_id(job_id: str, attempt: int) -> str:
+    """The Ray Job of an attempt: the same attempt is never submitted twice under two names."""
+    return f"{job_id}-a{attempt}"
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def at_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else at(seconds)
+
+
+@lru_cache(maxsize=256)
+def _spec(text: str) -> JobSpec:  # specs are immutable, and a job's is read on every look at it
+    return JobSpec.model_validate_json(text)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request over many tasks, and where it stands."""
+
+    id: str
+    name: str
+    tenant: str
+    spec: JobSpec
+    state: JobState
+    desired: Desired
+    attempt: int
+    failures: int
+    reason: str | None
+    submission_id: str | None
+    parent: str | None
+    stage_times: dict[str, float]
+    """Stage -> seconds spent on it so far, over all attempts; a stage that runs now counts when it ends."""
+    progress: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    state_since: datetime
+    desired_since: datetime
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        times = {name: at(row[name]) for name in ("created_at", "updated_at", "state_since", "desired_since")}
+        maybe = {name: at_or_none(row[name]) for name in ("started_at", "finished_at")}
+        same = (
+            "id",
+            "name",
+            "tenant",
+            "attempt",
+            "failures",
+            "reason",
+            "submission_id",
+            "parent",
+            "stage_times",
+            "progress",
+        )
+        return cls(
+            **{name: row[name] for name in same},
+            **times,
+            **maybe,
+            spec=_spec(row["spec"]),
+            state=JobState(row["state"]),
+            desired=Desired(row["desired"]),
+        )
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a driver has to know between two steps."""
+
+    desired: Desired
+    draining: bool
+    """The service shuts down: checkpoint, move the job to QUEUED, exit."""
+    attempt: int
+    """The attempt that owns the job; another number than one's own: exit without a write."""
+    active: bool = True
+    """False: the job was taken away from its driver (stopped, cancelled); exit without a write."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; `seq` counts from 1 without gaps."""
+
+    seq: int
+    kind: str
+    message: str
+    level: str
+    data: dict[str, Any]
+    attempt: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        same = ("seq", "kind", "message", "level", "data", "attempt")
+        return cls(**{name: row[name] for name in same}, created_at=at(row["created_at"]))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that train together, and how far they are."""
+
+    id: str
+    kind: GroupKind
+    tasks: tuple[str, ...]
+    state: GroupState
+    step: int
+    num_steps: int
+    losses: dict[str, float]
+    reason: str | None
+    worker: str | None
+    parameters: dict[str, int]
+    seconds: float | None
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        same = ("id", "kind", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
+        return cls(**{name: row[name] for name in same}, tasks=tuple(row["tasks"]), updated_at=at(row["updated_at"]))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of one step; `id` is the cursor."""
+
+    id: int
+    group: str
+    task: str | None
+    """None: a number of the whole group."""
+    step: int
+    name: str
+    value: float | None
+    """None: it was not a finite number."""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls(row["id"], row["group"], row["task"] or None, row["step"], row["name"], row["value"])
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """How one task did on its test images, under the plan or under a baseline."""
+
+    task: str
+    group: str
+    baseline: Literal["zero_shot", "alone", "all"] | None
+    """None: under the job's own plan."""
+    accuracy: float | None
+    loss: float | None
+    num_test: int
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls(row["task"], row["group"], row["baseline"] or None, row["accuracy"], row["loss"], row["num_test"])
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """That a plan exists and whether it may be trained; the plan itself is the artifact `plans/<number>.json`."""
+
+    number: int
+    approved: bool
+    created_at: datetime
+    approved_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls(row["number"], row["approved"], at(row["created_at"]), at_or_none(row["approved_at"]))
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """An API key, without the key."""
+
+    prefix: str
+    name: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls(
+            row["prefix"],
+            row["name"],
+            at(row["created_at"]),
+            at_or_none(row["last_used_at"]),
+            at_or_none(row["revoked_at"]),
+        )

@@ -1,0 +1,153 @@
+"""How this installation is set up: the environment (`COHORT_*`) over a 0600 file over defaults.
+
+No other module reads either.  The file is `$COHORT_HOME/settings.json`, which an operator writes.  A running control plane writes the settings it runs
+with to `$COHORT_HOME/running.json` (0600), and a job's driver, whose environment holds only `COHORT_HOME` and
+`COHORT_SETTINGS_FILE`, reads that one: credentials never travel through Ray.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from workers.data.roots import DataRoots
+
+
+class Settings(BaseSettings):
+    """One installation.  Paths are absolute once loaded."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COHORT_", extra="ignore", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+    home: Path = Path("var")
+    """The folder this installation lives in: database, storage, token, lock."""
+    database_url: str = ""
+    """SQLAlchemy URL.  Empty: SQLite at `home/cohort.db`."""
+    storage: str = ""
+    """The folder artifacts go to (a path or file:// URI, NFS included).  Empty: `home/storage`."""
+    data_roots: Annotated[list[str], NoDecode] = ["data"]
+    """Folders that jobs may read data and backbones from.  In the environment: separated as in PATH."""
+    ray_address: str | None = None
+    """The Jobs API of an existing Ray cluster (`http://host:8265`).  Left out: a Ray head of our own."""
+    ray_token: SecretStr | None = None
+    """The cluster's token, if it asks for one."""
+    host: str = "127.0.0.1"
+    """Where the API listens."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Where the API listens."""
+    no_auth: bool = False
+    """True: the API asks for no key.  Only for a machine that nobody else reaches."""
+    poll_seconds: float = Field(default=0.5, gt=0)
+    """Seconds between two looks of the coordinator, and of a driver at its wish."""
+    max_running_jobs: int = Field(default=2, ge=1)
+    """Jobs that hold a Ray Job at the same time; the others are queued."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts that may die before a job is given up."""
+    retry_seconds: float = Field(default=5.0, ge=0)
+    """Wait before the second attempt; doubled for every further one, at most six minutes."""
+    cancel_grace_seconds: float = Field(default=20.0, ge=0)
+    """Seconds a driver has to honour a cancel before its Ray Job is stopped."""
+    drain_seconds: float = Field(default=8.0, ge=0)
+    """Seconds running drivers have to write checkpoints when the service shuts down."""
+    max_device_workers: int = Field(default=2, ge=1)
+    """Device workers one job may hold on CPU."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs the embedded Ray head offers.  Left out: all."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_home(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        return [root for root in value.split(os.pathsep) if root] if isinstance(value, str) else value
+
+    @field_validator("data_roots")
+    @classmethod
+    def _absolute_roots(cls, value: list[str]) -> list[str]:
+        return [str(Path(root.removeprefix("file://")).expanduser().resolve()) for root in value]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_live_in_home(cls, values: dict) -> dict:
+        home = Path(values.get("home") or "var").expanduser().resolve()
+        storage = values.get("storage") or str(home / "storage")
+        if "://" in storage and not storage.startswith("file://"):
+            raise ValueError(
+                f"storage={storage!r}: expected a folder or a file:// URI. Mount the bucket and name its folder."
+            )
+        storage = str(Path(storage.removeprefix("file://")).expanduser().resolve())
+        return {
+            **values,
+            "database_url": values.get("database_url") or f"sqlite:///{home / 'cohort.db'}",
+            "storage": storage,
+        }
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this process.  ValueError if the file can be read by others, or holds what is no setting."""
+        home = Path(os.environ.get("COHORT_HOME") or "var").expanduser().resolve()
+        path = Path(os.environ.get("COHORT_SETTINGS_FILE") or home / "settings.json")
+        values = _read_private(path) if path.exists() else {}
+        unknown = sorted(set(values) - set(cls.model_fields))
+        if unknown:
+            raise ValueError(f"{path}: unknown setting(s) {unknown}. Known: {sorted(cls.model_fields)}.")
+        for name in (
+            cls.model_fields
+        ):  # the environment wins over the file; pydantic-settings alone would rank them the other way
+            if f"COHORT_{name.upper()}" in os.environ:
+                values.pop(name, None)
+        try:
+            return cls(**{"home": home, **values})
+        except ValidationError as error:
+            lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+            raise ValueError(f"Settings from COHORT_* and {path}: {lines}.") from error
+
+    def write_running(self) -> Path:
+        """Writes what this process runs with to `home/running.json`, readable by its owner alone, for the drivers."""
+        values = self.model_dump(mode="json")
+        if self.ray_token is not None:
+            values["ray_token"] = self.ray_token.get_secret_value()
+        write_private(self.running_file, json.dumps(values, indent=1))
+        return self.running_file
+
+    @property
+    def running_file(self) -> Path:
+        return self.home / "running.json"
+
+    @property
+    def roots(self) -> DataRoots:
+        """What jobs may read."""
+        return DataRoots(file_roots=tuple(self.data_roots))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _read_private(path: Path) -> dict:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise ValueError(f"{path} has mode {mode:04o}: others can read credentials in it. Run `chmod 600 {path}`.")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}. Expected an object of settings.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}. Expected an object of settings.")
+    return values

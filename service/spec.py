@@ -1,0 +1,234 @@
+"""A job as its user wrote it: every room's own part, composed, what can only be checked over all parts together, and
+the reading of it from YAML or JSON that a stranger sent.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from grouping.config import GroupingConfig
+from service.errors import SpecError
+from workers.clip.config import BackboneConfig
+from workers.data.config import ExplicitSplit, FolderSource, ManifestSource, TaskConfig
+from workers.data.roots import DataRoots
+from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.spec import Spec
+from workers.training.config import ProfileConfig, TrainConfig
+
+Baseline = Literal["zero_shot", "alone", "all"]
+MAX_TASKS = 1000
+MAX_BYTES = 4 * 2**20  # a thousand tasks with a few hundred class names each fit; more belongs into manifests
+MAX_DEPTH = 32
+
+
+class ResourcesConfig(Spec):
+    """Where groups train."""
+
+    devices_per_group: int = Field(default=1, ge=1, le=64)
+    """Devices that train one group together."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where Ray has one."""
+
+
+class JobSpec(Spec):
+    """One request to train one method over many tasks."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """A name for people; it need not be unique."""
+    backbone: BackboneConfig
+    """The frozen CLIP."""
+    tasks: list[TaskConfig] = Field(min_length=1, max_length=MAX_TASKS)
+    """The classification tasks, each with its own classes and images."""
+    method: MethodConfig = MmAPConfig()
+    """What is trained on the backbone."""
+    profile: ProfileConfig = ProfileConfig()
+    """The shared prompt, from whose gradients the groups are read."""
+    grouping: GroupingConfig = GroupingConfig()
+    """How tasks are split into groups."""
+    training: TrainConfig = TrainConfig()
+    """How groups and baselines train."""
+    baselines: tuple[Baseline, ...] = ("zero_shot", "alone", "all")
+    """What every task is compared with."""
+    search: None = None
+    """Hyper-parameter search is not available yet; only `null` is accepted."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Where groups train."""
+
+    @model_validator(mode="after")
+    def _task_names_are_unique(self) -> "JobSpec":
+        twice = sorted(name for name, count in Counter(task.name for task in self.tasks).items() if count > 1)
+        if twice:
+            raise ValueError(
+                f"tasks: the name(s) {_quoted(twice)} are given more than once. Give every task its own name."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_are_unique(self) -> "JobSpec":
+        twice = sorted(name for name, count in Counter(self.baselines).items() if count > 1)
+        if twice:
+            raise ValueError(f"baselines: {_quoted(twice)} given more than once. Name every baseline once.")
+        return self
+
+    @model_validator(mode="after")
+    def _grouping_fits_the_tasks(self) -> "JobSpec":
+        names = {task.name for task in self.tasks}
+        for field in ("must_link", "cannot_link"):
+            for pair in getattr(self.grouping, field):
+                unknown = sorted(set(pair) - names)
+                if unknown:
+                    raise ValueError(
+                        f"grouping.{field}: {list(pair)} names {_quoted(unknown)}, which this job has no task for. "
+                        f"Its tasks are {_quoted(sorted(names)[:20])}."
+                    )
+                if pair[0] == pair[1]:
+                    raise ValueError(f"grouping.{field}: {list(pair)} links a task with itself. Name two tasks.")
+        groups, cap = self.grouping.num_groups, self.grouping.max_group_size
+        if groups != "auto" and groups > len(names):
+            raise ValueError(
+                f"grouping.num_groups={groups} exceeds the {len(names)} task(s) of this job. "
+                f"Use at most {len(names)}, or `auto`."
+            )
+        if groups != "auto" and cap is not None and groups * cap < len(names):
+            raise ValueError(
+                f"grouping: {groups} groups of at most {cap} tasks hold {groups * cap}, this job has {len(names)}. "
+                "Raise num_groups or max_group_size."
+            )
+        return self
+
+    @property
+    def trivial_sharing(self) -> Literal["alone", "all"] | None:
+        """Who trains with whom when that needs no gradients: the job skips profile and group.  None: it needs both."""
+        if isinstance(self.method, ZeroShotConfig):
+            return "all"
+        return self.method.sharing if self.method.sharing in ("alone", "all") else None
+
+
+def check_roots(spec: JobSpec, roots: DataRoots) -> None:
+    """Refuses (ValueError) a job that names a path outside the roots: a backbone folder, a task's source or split."""
+    kind, _, path = spec.backbone.model.partition(":")
+    if kind == "local-dir":
+        roots.check(path)
+    for task in spec.tasks:
+        if isinstance(task.source, FolderSource | ManifestSource):
+            roots.check(task.source.uri)
+        if isinstance(task.split, ExplicitSplit):
+            for uri in (task.split.train, task.split.val, task.split.test):
+                if uri is not None:
+                    roots.check(uri)
+
+
+def parse_spec(source: str | bytes | dict) -> JobSpec:
+    """Reads a job description: YAML or JSON text, or a dict read already.  SpecError names every fault at once."""
+    data = source if isinstance(source, dict) else _read(source)
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        problems = tuple(_told(fault, data) for fault in error.errors(include_url=False))
+        lines = "\n".join(f"- {path}: {problem}" if path else f"- {problem}" for path, problem in problems)
+        raise SpecError(f"The job description has {len(problems)} fault(s):\n{lines}", problems) from error
+
+
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML that refuses a key given twice, instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
+        if twice:
+            raise SpecError(f"The job description gives {_quoted(twice)} twice{node.start_mark}. Give every key once.")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read(source: str | bytes) -> dict:
+    try:
+        text = source.decode() if isinstance(source, bytes) else source
+    except UnicodeDecodeError as error:
+        raise SpecError(f"The job description is not UTF-8 text ({error}). Send YAML or JSON.") from error
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_BYTES:
+        raise SpecError(
+            f"The job description has {size} bytes; at most {MAX_BYTES} are read. Move class lists into manifests."
+        )
+    data = _read_json(text) if text.lstrip().startswith("{") else None
+    if data is None:
+        data = _read_yaml(text)
+    if not isinstance(data, dict):
+        given = "nothing" if data is None else f"a {type(data).__name__}"
+        raise SpecError(
+            f"The job description holds {given}. Expected keys and values: name, backbone, tasks and so on."
+        )
+    return data
+
+
+def _read_json(text: str) -> Any:
+    """The value, or None where the text is not JSON (YAML may start with a brace, too)."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise SpecError(f"The job description gives {_quoted(twice)} twice. Give every key once.")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _read_yaml(text: str) -> Any:
+    """Aliases are refused (a few lines of them unfold into gigabytes), and so is nesting that no job has."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise SpecError(
+                    f"The job description uses a YAML alias (*{event.anchor}). Write the value out instead."
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise SpecError(f"The job description nests more than {MAX_DEPTH} levels deep. A job needs about six.")
+        return yaml.load(text, Loader=_Loader)  # the loader is a safe one
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SpecError(f"The job description is neither YAML nor JSON: {error}.") from error
+
+
+def _told(fault: Any, data: Any) -> tuple[str, str]:
+    """One pydantic fault as (path, sentence): what was given, what was expected, what to do."""
+    kind, value = fault["type"], fault["input"]
+    *parents, last = fault["loc"] or ("",)
+    path, here = "", data
+    for step in parents:  # union tags ('mmap', 'shots') stand in pydantic's path, but not in what the user wrote
+        if isinstance(here, dict) and step not in here:
+            continue
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+        here = here[step] if isinstance(here, dict) or (isinstance(here, list) and isinstance(step, int)) else None
+    named = isinstance(last, int) or kind in ("missing", "extra_forbidden") or (isinstance(here, dict) and last in here)
+    full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(last), _ALL_KEYS, n=1)
+        return full, f"unknown key {last!r}. " + (f"Did you mean {close[0]!r}?" if close else "Remove it.")
+    if kind == "missing":
+        return full, "missing. Add it."
+    message = fault["msg"].removeprefix("Value error, ")
+    if kind == "value_error" or (isinstance(value, dict | list) and len(repr(value)) > 80):
+        return full, message if message.endswith((".", "?")) else f"{message}."
+    return full, f"given {value!r:.80}; expected: {message}."
+
+
+def _keys(schema: Any) -> set[str]:
+    if isinstance(schema, dict):
+        return set(schema.get("properties", ())).union(*map(_keys, schema.values()))
+    return set().union(*map(_keys, schema)) if isinstance(schema, list) else set()
+
+
+_ALL_KEYS = sorted(_keys(JobSpec.model_json_schema()))
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,341 @@
+"""What is true about jobs: the only writer of their states.
+
+A job's driver and the coordinator both move jobs; the table of allowed moves, the attempt number and the transaction
+keep them from undoing each other.  The store knows no Ray and no HTTP, and decides nothing about when a job starts.
+"""
+
+import hashlib
+import secrets
+import threading
+import time
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from service import tables
+from service.errors import (
+    BadCursor,
+    CohortError,
+    Conflict,
+    IdempotencyConflict,
+    IllegalMove,
+    JobFinished,
+    JobNotFound,
+    PlanNotFound,
+)
+from service.keys import KeyRows
+from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
+from service.spec import JobSpec
+from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
+from service.training_rows import TrainingRows, storable
+
+__all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
+
+_DRAINING = "draining"
+
+
+class Store(TrainingRows, KeyRows):
+    """Jobs and all that belongs to them, in SQLite or PostgreSQL.  `Store("sqlite://")` keeps them in memory."""
+
+    # jobs
+
+    def create_job(
+        self,
+        spec: JobSpec,
+        *,
+        tenant: str = "default",
+        idempotency_key: str | None = None,
+        body_sha256: str | None = None,
+        parent: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Accepts a job: (job, True), or (the earlier job, False) if the same key brought the same body before.
+
+        Args:
+            body_sha256: hash of what the user sent; left out, of the job as it was understood.
+            parent: the finished job that this one adds to.
+        Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent.
+        """
+        text = spec.model_dump_json()
+        body = body_sha256 or hashlib.sha256(text.encode()).hexdigest()
+        if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+            raise CohortError(f"Idempotency-Key has {len(idempotency_key)} characters; expected 1 to 255. Send a UUID.")
+        try:
+            with self.write() as connection:
+                earlier = self._earlier(connection, tenant, idempotency_key, body)
+                if earlier is not None:
+                    return earlier, False
+                if parent is not None:
+                    _locked(connection, parent)
+                job_id, now = _new_id(), self.now()
+                values = {"id": job_id, "name": spec.name, "tenant": tenant, "spec": text, "parent": parent}
+                values |= {"state": JobState.QUEUED, "state_since": now, "desired": Desired.RUN, "desired_since": now}
+                values |= {"stage_times": {}, "progress": {}, "created_at": now, "updated_at": now}
+                connection.execute(insert(tables.jobs).values(values))
+                if idempotency_key is not None:
+                    key = {
+                        "tenant": tenant,
+                        "key": idempotency_key,
+                        "body_sha256": body,
+                        "job_id": job_id,
+                        "created_at": now,
+                    }
+                    connection.execute(insert(tables.idempotency_keys).values(key))
+                self._say(
+                    connection,
+                    job_id,
+                    "state",
+                    f"Accepted with {len(spec.tasks)} task(s).",
+                    data={"to": JobState.QUEUED},
+                )
+                return _job(connection, job_id), True
+        except (
+            IntegrityError
+        ):  # another process took the key first; where writers queue up (SQLite) this does not happen
+            with self.read() as connection:
+                earlier = self._earlier(connection, tenant, idempotency_key, body)
+            if earlier is None:
+                raise
+            return earlier, False
+
+    def get_job(self, job_id: str) -> Job:
+        with self.read() as connection:
+            return _job(connection, job_id)
+
+    def list_jobs(
+        self, *, state: JobState | str | None = None, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Job], str | None]:
+        """Jobs, newest first, and the cursor of the next page (None: this was the last)."""
+        jobs = tables.jobs
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit + 1)
+        if after is not None:
+            if not after.startswith("job-") or len(after) != 16 or not set(after[4:]) <= set(_ALPHABET):
+                raise BadCursor(
+                    f"Cursor {after!r:.60} was not handed out by this listing. Start over without a cursor."
+                )
+            query = query.where(jobs.c.id < after)
+        if state is not None:
+            query = query.where(jobs.c.state == JobState(state))
+        with self.read() as connection:
+            found = [Job.of(row) for row in connection.execute(query).mappings()]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """State -> number of jobs, every state named."""
+        jobs = tables.jobs
+        with self.read() as connection:
+            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
+
+    # wishes
+
+    def set_desired(self, job_id: str, desired: Desired) -> Job:
+        """Writes the user's wish; repeatable.  JobFinished once it is finished (but cancelling a cancelled job)."""
+        with self.write() as connection:
+            job = _locked(connection, job_id)
+            if job.state == JobState.CANCELLED and desired == Desired.CANCEL:
+                return job
+            if job.is_finished:
+                verb = {Desired.RUN: "resumed", Desired.PAUSE: "paused", Desired.CANCEL: "cancelled"}[desired]
+                raise JobFinished(f"Job {job_id} is {job.state} and cannot be {verb}.")
+            if job.desired == desired:
+                return job
+            if job.desired == Desired.CANCEL:
+                raise Conflict(f"Job {job_id} is being cancelled; that is final. Submit it again instead.")
+            values = {"desired": desired, "desired_since": self.now()}
+            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
+            self._say(connection, job_id, "wish", f"Asked to {desired}.", data={"desired": desired})
+            return _job(connection, job_id)
+
+    def approve_plan(self, job_id: str, plan_number: int) -> Job:
+        """Lets a plan be trained; repeatable.  The coordinator starts the next attempt.  PlanNotFound, JobFinished."""
+        plans = tables.plans
+        with self.write() as connection:
+            job = _locked(connection, job_id)
+            where = (plans.c.job_id == job_id) & (plans.c.number == plan_number)
+            row = connection.execute(select(plans).where(where)).mappings().first()
+            if row is None:
+                raise PlanNotFound(f"Job {job_id} has no plan {plan_number}; it is {job.state}. Wait for its plan.")
+            if row["approved"]:
+                return job
+            if job.is_finished:
+                raise JobFinished(f"Job {job_id} is {job.state}; its plan {plan_number} cannot be approved any more.")
+            connection.execute(update(plans).where(where).values(approved=True, approved_at=self.now()))
+            self._say(connection, job_id, "plan", f"Plan {plan_number} was approved.", data={"plan": plan_number})
+            return _job(connection, job_id)
+
+    def wish(self, job_id: str) -> Wish:
+        """What the job's driver has to heed, in one cheap read."""
+        jobs, flags = tables.jobs, tables.flags
+        with self.read() as connection:
+            row = connection.execute(
+                select(jobs.c.desired, jobs.c.attempt, jobs.c.state).where(jobs.c.id == job_id)
+            ).first()
+            draining = connection.execute(select(flags.c.value).where(flags.c.name == _DRAINING)).scalar()
+        if row is None:
+            raise JobNotFound(f"There is no job {job_id!r:.60}.")
+        return Wish(Desired(row.desired), bool(draining), row.attempt, row.state in ACTIVE)
+
+    def set_draining(self, draining: bool) -> None:
+        """Tells every driver that the service shuts down (or that it is back)."""
+        flags = tables.flags
+        with self.write() as connection:
+            if connection.execute(update(flags).where(flags.c.name == _DRAINING).values(value=draining)).rowcount == 0:
+                connection.execute(insert(flags).values(name=_DRAINING, value=draining))
+
+    # moves
+
+    def start_attempt(self, job_id: str) -> int:
+        """QUEUED, PAUSED or AWAITING_APPROVAL -> STARTING; the new attempt's number, to which the job now belongs."""
+        with self.write() as connection:
+            job = _locked(connection, job_id)
+            if job.state not in WAITING or job.desired != Desired.RUN:
+                raise IllegalMove(f"Job {job_id} is {job.state} and wished to {job.desired}: no attempt can start.")
+            attempt = job.attempt + 1
+            values = {"attempt": attempt, "submission_id": submission_id(job_id, attempt)}
+            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
+            self._moved(connection, job, JobState.STARTING, f"Attempt {attempt} starts.", None, {})
+            return attempt
+
+    def move(
+        self,
+        job_id: str,
+        to: JobState,
+        *,
+        attempt: int | None,
+        reason: str | None = None,
+        expected: JobState | None = None,
+        progress: dict[str, Any] | None = None,
+        failures: int | None = None,
+        not_before: float | None = None,
+    ) -> bool:
+        """Moves a job and says so in an event, in one transaction.
+
+        Args:
+            attempt: the attempt that moves; if it no longer owns the job, nothing is written and the answer is False.
+                None: the service itself, which moves only jobs that no attempt owns.
+            expected: the state the caller saw; False if the job has left it.
+            reason: kept with the job, shown to its user.
+        Raises: IllegalMove where the table has no such move; moving to the present state is no move, and True.
+        """
+        with self.write() as connection:
+            job = _locked(connection, job_id)
+            if attempt is not None and (job.attempt != attempt or not job.is_active):
+                return False
+            if expected is not None and job.state != expected:
+                return False
+            if to == job.state:
+                return True
+            if to not in ALLOWED_MOVES[job.state]:
+                raise IllegalMove(
+                    f"Job {job_id} is {job.state} and cannot become {to}. "
+                    f"From there it can become {', '.join(sorted(ALLOWED_MOVES[job.state])) or 'nothing else'}."
+                )
+            more = {"progress": progress, "failures": failures, "not_before": not_before}
+            given = {name: value for name, value in more.items() if value is not None}
+            self._moved(connection, job, to, reason or f"{job.state} -> {to}.", reason, given)
+            return True
+
+    def set_progress(self, job_id: str, progress: dict[str, Any], attempt: int) -> bool:
+        """Sets what the job's page shows of its progress; False if the attempt is stale."""
+        with self.write() as connection:
+            if not self._owns(connection, job_id, attempt):
+                return False
+            values = {"progress": progress, "updated_at": self.now()}
+            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
+            return True
+
+    # what the coordinator looks at
+
+    def active_jobs(self) -> list[Job]:
+        """Jobs that an attempt owns, oldest first."""
+        return self._select(tables.jobs.c.state.in_(ACTIVE))
+
+    def jobs_to_settle(self, limit: int = 100) -> list[Job]:
+        """Jobs without a driver whose wish needs none: to be cancelled or paused."""
+        jobs = tables.jobs
+        cancelled = and_(jobs.c.state.in_(WAITING), jobs.c.desired == Desired.CANCEL)
+        paused = and_(jobs.c.state.in_(WAITING - {JobState.PAUSED}), jobs.c.desired == Desired.PAUSE)
+        return self._select(or_(cancelled, paused), limit)
+
+    def startable_jobs(self, now: float, limit: int) -> list[Job]:
+        """Jobs whose next attempt may begin, oldest first: queued ones whose retry's pause is over, resumed ones, and
+        those whose newest plan was approved."""
+        jobs, plans = tables.jobs, tables.plans
+        newest = select(func.max(plans.c.number)).where(plans.c.job_id == jobs.c.id).correlate(jobs).scalar_subquery()
+        approved = (
+            select(plans.c.job_id)
+            .where(plans.c.job_id == jobs.c.id, plans.c.number == newest, plans.c.approved)
+            .exists()
+        )
+        ready = or_(
+            and_(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now),
+            jobs.c.state == JobState.PAUSED,
+            and_(jobs.c.state == JobState.AWAITING_APPROVAL, approved),
+        )
+        return self._select(and_(jobs.c.desired == Desired.RUN, ready), limit)
+
+    # below
+
+    def _select(self, where: Any, limit: int | None = None) -> list[Job]:
+        with self.read() as connection:
+            query = select(tables.jobs).where(where).order_by(tables.jobs.c.id).limit(limit)
+            return [Job.of(row) for row in connection.execute(query).mappings()]
+
+    def _moved(
+        self, connection: Connection, job: Job, to: JobState, message: str, reason: str | None, more: dict[str, Any]
+    ) -> None:
+        now = self.now()
+        values = {"state": to, "state_since": now, "reason": None if reason is None else storable(reason), **more}
+        if job.state in STAGE_OF:
+            stage = STAGE_OF[job.state]
+            spent = job.stage_times.get(stage, 0.0) + max(0.0, now - job.state_since.timestamp())
+            values["stage_times"] = {**job.stage_times, stage: round(spent, 3)}
+        if to == JobState.STARTING and job.started_at is None:
+            values["started_at"] = now
+        if to in TERMINAL:
+            values["finished_at"] = now
+        connection.execute(update(tables.jobs).where(tables.jobs.c.id == job.id).values(values))
+        level = "error" if to == JobState.FAILED else "info"
+        self._say(connection, job.id, "state", message, level=level, data={"from": job.state, "to": to})
+
+    def _earlier(self, connection: Connection, tenant: str, key: str | None, body: str) -> Job | None:
+        if key is None:
+            return None
+        table = tables.idempotency_keys
+        row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.key == key)).mappings().first()
+        if row is None:
+            return None
+        if row["body_sha256"] != body:
+            raise IdempotencyConflict(
+                f"Idempotency-Key {key!r:.60} was used for job {row['job_id']} with another body. "
+                "Use a new key for a new job."
+            )
+        return _job(connection, row["job_id"])
+
+
+def _job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
+    query = select(tables.jobs).where(tables.jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    if row is None:
+        raise JobNotFound(f"There is no job {job_id!r:.60}.")
+    return Job.of(row)
+
+
+def _locked(connection: Connection, job_id: str) -> Job:
+    return _job(connection, job_id, lock=True)
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: its order is the order of its characters
+_EPOCH = 1_735_689_600.0  # 2025-01-01; 40 bits of milliseconds from there last until 2059
+_id_lock = threading.Lock()
+_last_id = 0
+
+
+def _new_id() -> str:
+    """`job-` and 12 characters: milliseconds, then chance; ids that one process makes are in order."""
+    global _last_id
+    with _id_lock:
+        number = (int((time.time() - _EPOCH) * 1000) << 20) | secrets.randbits(20)
+        number = _last_id = max(number, _last_id + 1)
+    return "job-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(55, -5, -5))

@@ -1,0 +1,148 @@
+"""The tables.  Times are seconds since 1970 (UTC) as floats; nothing here is special to SQLite or PostgreSQL."""
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+def _job_id(**options: bool) -> Column:
+    return Column("job_id", String(32), ForeignKey("jobs.id"), **options)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("state", String(24), nullable=False),
+    Column("state_since", Float, nullable=False),
+    Column("desired", String(8), nullable=False),
+    Column("desired_since", Float, nullable=False),
+    Column(
+        "attempt", Integer, nullable=False, default=0
+    ),  # the fence: a driver's write counts only if it carries this number
+    Column("failures", Integer, nullable=False, default=0),  # attempts that died; pauses, approvals and drains are none
+    Column("not_before", Float, nullable=False, default=0.0),  # a retry waits until then
+    Column("reason", Text),
+    Column("submission_id", String(64)),
+    Column("parent", String(32)),
+    Column("stage_times", JSON, nullable=False),
+    Column("progress", JSON, nullable=False),
+    Column("last_event", Integer, nullable=False, default=0),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Index("jobs_by_state", "state", "id"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_sha256", String(64), nullable=False),
+    _job_id(nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job_id(primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(64), nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    _job_id(primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("tasks", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("num_steps", Integer, nullable=False),
+    Column("losses", JSON, nullable=False),
+    Column("reason", Text),
+    Column("worker", String(255)),
+    Column("parameters", JSON, nullable=False),
+    Column("seconds", Float),
+    Column("updated_at", Float, nullable=False),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _job_id(nullable=False),
+    Column("group", String(128), nullable=False),
+    Column("task", String(64), nullable=False),  # "" where a number belongs to the whole group: NULLs are never equal
+    Column("step", Integer, nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("value", Float),
+    UniqueConstraint("job_id", "group", "task", "step", "name"),
+    Index("metrics_by_job", "job_id", "id"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    _job_id(primary_key=True),
+    Column("task", String(64), primary_key=True),
+    Column("baseline", String(16), primary_key=True),  # "" is the job's own plan
+    Column("group", String(128), nullable=False),
+    Column("accuracy", Float),
+    Column("loss", Float),
+    Column("num_test", Integer, nullable=False),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    _job_id(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("approved", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("approved_at", Float),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("prefix", String(16), primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("name", String(255), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("last_used_at", Float),
+    Column("revoked_at", Float),
+)
+
+flags = Table(
+    "flags",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Boolean, nullable=False),
+)
