@@ -37,6 +37,8 @@ class TrainConfig(Spec):
     """Null turns augmentation off."""
     seed: int = 0
     """Seed of initialisation, data order and augmentation."""
+    validations: int = Field(default=5, ge=1)
+    """How many times along the run validation images are scored; the last time at its end."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
 

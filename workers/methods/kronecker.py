@@ -1,0 +1,15 @@
+"""The Kronecker product that many methods build their tensors with, batched."""
+
+import torch
+
+
+def kronecker(scale_KIJ: torch.Tensor, source_MN: torch.Tensor) -> torch.Tensor:
+    """`torch.kron(scale[k], source)` for every k at once.  [K, I, J] and [M, N] -> [K, I*M, J*N].
+
+    Block (i, j) of the result is `scale[k, i, j] * source`.
+    """
+    num, rows, columns = scale_KIJ.shape
+    height, width = source_MN.shape
+    return torch.einsum("kij,mn->kimjn", scale_KIJ, source_MN).reshape(
+        num, rows * height, columns * width
+    )

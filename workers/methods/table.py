@@ -1,0 +1,61 @@
+"""The table of methods: what each trains on a given backbone, without loading weights.  `cohort methods` prints it."""
+
+from typing import get_args
+
+from workers.clip.shape import backbone_shape
+from workers.methods.config import (
+    MethodConfig,
+    MmAPConfig,
+    Sharing,
+    ZeroShotConfig,
+    paper_budget,
+)
+from workers.methods.counts import count_parameters
+
+
+def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
+    """One row per method, setting and sharing: `method`, `setting`, `sharing`, `group_shared`, `task_specific`, `total`,
+    `per_task` (total / tasks) and `percent` of the backbone's parameters.
+
+    `classes` is the number of classes of a task; methods whose size does not depend on it ignore it.
+    """
+    for name, value in (("classes", classes), ("tasks", tasks), ("groups", groups)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    if groups > tasks:
+        raise ValueError(f"groups={groups} exceeds tasks={tasks}. Use at most {tasks}.")
+    shape = backbone_shape(backbone)
+    layers = min(shape.text_layers, shape.image_layers)
+    table = []
+    for method, setting, config in _settings(layers):
+        counts = count_parameters(
+            config,
+            text_width=shape.text_width,
+            image_width=shape.image_width,
+            layers=layers,
+            num_tasks=tasks,
+            num_groups=groups,
+        )
+        table.append(
+            {
+                "method": method,
+                "setting": setting,
+                "sharing": getattr(config, "sharing", None),
+                **counts,
+                "per_task": counts["total"] / tasks,
+                "percent": 100 * counts["total"] / shape.num_parameters,
+            }
+        )
+    return table
+
+
+def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
+    table: list[tuple[str, str, MethodConfig]] = [
+        ("zero_shot", "default", ZeroShotConfig())
+    ]
+    for sharing in get_args(Sharing):
+        table.append(("mmap", "default", MmAPConfig(sharing=sharing)))
+    if layers >= 9:
+        for sharing in get_args(Sharing):
+            table.append(("mmap", "paper_budget", paper_budget(sharing)))
+    return table

@@ -1,0 +1,128 @@
+"""Which images a task contributes to a step.  Stateless: the answer depends on seed, task and step alone.
+
+So a run resumes at any step without replaying, and a task sees the same images whichever tasks train beside it.
+
+    # B images of one pass, T tasks
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from workers.clip.frozen import FrozenCLIP
+from workers.data.dataset import ImageSet, TaskData
+from workers.methods.seeding import derive_seed
+from workers.training.augment import apply_crops, draw_crops
+from workers.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """One task's share of a step."""
+
+    task: str
+    images: np.ndarray
+    """uint8 [B, 3, H, W]; with several ranks, this rank's part."""
+    labels: np.ndarray
+    """int64 [B]."""
+    crops: np.ndarray | None
+    """Augmentation of every image, as `draw_crops` returns it; None: no augmentation."""
+    global_count: int
+    """Images of the task in this step over all ranks."""
+
+
+def steps_per_epoch(tasks: Sequence[TaskData], config: TrainConfig) -> int:
+    """Steps until the longest task of the group has been seen once; shorter tasks start over."""
+    return max(
+        -(-len(task.train.labels) // images_per_step(task, config)) for task in tasks
+    )
+
+
+def images_per_step(task: TaskData, config: TrainConfig) -> int:
+    """The batch size, or all images of a task that has fewer."""
+    return min(config.batch_size, len(task.train.labels))
+
+
+def draw_batch(
+    data: TaskData,
+    config: TrainConfig,
+    step: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TaskBatch:
+    """The task's batch of this step: the next images of an endless sequence of shuffled passes.
+
+    With several ranks every rank takes its own slice of the same batch, with the same augmentation as one rank would.
+    """
+    count = images_per_step(data, config)
+    rows = _rows(data.name, len(data.train.labels), config.seed, step * count, count)
+    crops = None
+    if config.augment is not None:
+        crops = draw_crops(
+            config.augment, seed=config.seed, task=data.name, step=step, num=count
+        )
+    mine = slice(rank, None, world_size)
+    return TaskBatch(
+        task=data.name,
+        images=data.train.images[rows[mine]],
+        labels=data.train.labels[rows[mine]],
+        crops=None if crops is None else crops[mine],
+        global_count=count,
+    )
+
+
+def to_pixels(clip: FrozenCLIP, batches: Sequence[TaskBatch]) -> torch.Tensor:
+    """The tower's input for several tasks' batches in a row, augmented and normalised.  [B, 3, H, W] fp32."""
+    pixels = scale_pixels(clip, np.concatenate([batch.images for batch in batches]))
+    if batches[0].crops is not None:
+        pixels = apply_crops(
+            pixels,
+            np.concatenate(
+                [batch.crops for batch in batches if batch.crops is not None]
+            ),
+        )
+    return clip.normalise(pixels)
+
+
+def scale_pixels(clip: FrozenCLIP, images: np.ndarray) -> torch.Tensor:
+    """uint8 [B, 3, H, W] -> fp32 in 0..1 on the device."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(clip.device).float() / 255
+
+
+def microbatches(
+    images: ImageSet, task: str, *, seed: int, snapshot: int, num: int, size: int
+) -> list[np.ndarray]:
+    """`num` disjoint sets of training rows for one snapshot, each of `size` images or an equal share if there are fewer."""
+    total = len(images.labels)
+    if total < num:
+        raise ValueError(
+            f"Task {task!r}: {total} training images cannot fill profile.microbatches={num} disjoint microbatches. "
+            f"Use at most {total} microbatches, or more shots."
+        )
+    order = np.random.default_rng(
+        derive_seed(seed, "snapshot", snapshot, task)
+    ).permutation(total)
+    size = min(size, total // num)
+    return [order[part * size : (part + 1) * size] for part in range(num)]
+
+
+def _rows(task: str, total: int, seed: int, first: int, count: int) -> np.ndarray:
+    positions = np.arange(first, first + count)
+    epochs = positions // total
+    return np.concatenate(
+        [
+            _order(seed, task, int(epoch), total)[positions[epochs == epoch] % total]
+            for epoch in np.unique(epochs)
+        ]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _order(seed: int, task: str, epoch: int, total: int) -> np.ndarray:
+    return np.random.default_rng(derive_seed(seed, "order", task, epoch)).permutation(
+        total
+    )

@@ -1,0 +1,135 @@
+"""What training leaves behind for one group, and how it is written: tensors first, the result last."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+LEARNED = "learned.safetensors"
+TEXT_FEATURES = "text_features.safetensors"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where one group stands."""
+
+    group: str
+    step: int
+    num_steps: int
+    losses: dict[str, float]
+    """Training loss of the latest step, per task."""
+    accuracies: dict[str, float]
+    """Latest validation accuracy, per task; empty until the first validation."""
+    images_per_second: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How one task did on its test images."""
+
+    task: str
+    group: str
+    accuracy: float
+    """Top-1, 0..1."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    num_test: int
+    val_accuracy: float | None
+    """None if the task has no validation images."""
+    correct: list[bool]
+    """Per test image, in the order of the test set."""
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """A finished group."""
+
+    group: str
+    tasks: tuple[str, ...]
+    results: dict[str, TaskResult]
+    curves: list[dict]
+    """Points {"step", "task", "loss"} and {"step", "task", "val_accuracy"}."""
+    parameters: dict[str, int]
+    """`group_shared`, `task_specific`, `total`."""
+    seconds: float
+    """Time in training steps, all attempts together."""
+    steps: int
+    images: int
+    """Training images seen."""
+
+    @staticmethod
+    def read(directory: Path) -> "GroupResult | None":
+        """The finished result in a group's directory, or None if it has not finished.
+
+        ValueError if a finished file is damaged: its sha256 is not the one the result names.
+        """
+        path = directory / RESULT
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        for name, digest in stored["sha256"].items():
+            if sha256((directory / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(
+                    f"{directory / name} is damaged: its sha256 differs from {path}. Delete {path} to train again."
+                )
+        results = {
+            task: TaskResult(**result) for task, result in stored["results"].items()
+        }
+        fields = {
+            name: stored[name]
+            for name in ("group", "curves", "parameters", "seconds", "steps", "images")
+        }
+        return GroupResult(tasks=tuple(stored["tasks"]), results=results, **fields)
+
+    def write(
+        self,
+        directory: Path,
+        learned: Mapping[str, torch.Tensor],
+        text_features: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Writes learned tensors, text features ([classes, E] fp32 per task) and, last, the result that vouches for them."""
+        digests = {}
+        for name, tensors in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
+            content = save(
+                {
+                    key: value.detach().cpu().contiguous()
+                    for key, value in tensors.items()
+                }
+            )
+            write_atomically(directory / name, content)
+            digests[name] = sha256(content).hexdigest()
+        content = json.dumps(asdict(self) | {"sha256": digests}).encode()
+        write_atomically(directory / RESULT, content)
+
+
+def read_learned(directory: Path) -> dict[str, torch.Tensor]:
+    """The learned tensors of a finished group."""
+    return load_file(directory / LEARNED)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file is there whole or not at all, and stays so through a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,270 @@
+"""One group on its way through training: its method, optimiser and position, and how they are saved and resumed."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from workers.clip.frozen import FrozenCLIP
+from workers.data.dataset import TaskData
+from workers.methods.build import build_method
+from workers.methods.config import MethodConfig, ZeroShotConfig
+from workers.methods.method import Method
+from workers.training.batches import images_per_step, steps_per_epoch
+from workers.training.checkpoint import (
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from workers.training.config import TrainConfig
+from workers.training.evaluate import score, task_text_features
+from workers.training.forward import ClassLists
+from workers.training.results import GroupResult, Progress, TaskResult
+from workers.training.schedule import learning_rate
+
+CURVE_POINTS = 200
+"""Loss points kept per task."""
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """One group to train: its tasks, its method, and the directory for its checkpoints and result."""
+
+    id: str
+    tasks: tuple[str, ...]
+    method: MethodConfig
+    directory: Path
+
+
+class GroupRun:
+    """The mutable state of one group's training."""
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        work: GroupWork,
+        data: Mapping[str, TaskData],
+        config: TrainConfig,
+    ):
+        self.work = work
+        self.data = {task: data[task] for task in work.tasks}
+        self.config = config
+        self.method: Method = build_method(
+            work.method, clip, work.tasks, seed=config.seed
+        )
+        self.epoch_steps = steps_per_epoch(list(self.data.values()), config)
+        trains = not isinstance(work.method, ZeroShotConfig)
+        self.num_steps = (
+            (config.max_steps or config.epochs * self.epoch_steps) if trains else 0
+        )
+        self.images_per_step = sum(
+            images_per_step(task, config) for task in self.data.values()
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.curves: list[dict] = []
+        self.losses: dict[str, float] = {}
+        self.accuracies: dict[str, float] = {}
+        self._optimizer = (
+            _build_optimizer(self.method.parameters(), config) if trains else None
+        )
+        is_half = clip.image.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
+        self._fingerprint = _fingerprint(work, self.data, config)
+
+    @property
+    def is_done(self) -> bool:
+        """All steps taken."""
+        return self.step >= self.num_steps
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(
+            self.config,
+            step=self.step,
+            num_steps=max(self.num_steps, 1),
+            steps_per_epoch=self.epoch_steps,
+        )
+
+    def apply_gradients(self, losses: Mapping[str, float], seconds: float) -> None:
+        """One optimiser step with the gradients that backward left, then on to the next position."""
+        assert self._optimizer is not None
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.lr
+        for parameter in self.method.group_shared().values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.method.group_gradient_scale)
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.losses = dict(losses)
+        if (
+            self.step % max(1, self.num_steps // CURVE_POINTS) == 0
+            or self.step == self.num_steps - 1
+        ):
+            self.curves += [
+                {"step": self.step, "task": task, "loss": loss}
+                for task, loss in losses.items()
+            ]
+        self.step += 1
+        self.seconds += seconds
+
+    def validate(self, clip: FrozenCLIP, lists: ClassLists) -> None:
+        """Scores every task that has validation images."""
+        texts = None
+        for task, data in self.data.items():
+            if len(data.val.labels):
+                texts = texts or task_text_features(clip, self.method, lists)
+                self.accuracies[task] = score(
+                    clip, self.method, task, data.val, texts[task]
+                ).accuracy
+                self.curves.append(
+                    {
+                        "step": self.step,
+                        "task": task,
+                        "val_accuracy": self.accuracies[task],
+                    }
+                )
+
+    def finish(self, clip: FrozenCLIP, lists: ClassLists, check) -> GroupResult:
+        """Scores every task on its test images and writes the result; checkpoints are then no longer needed."""
+        texts = task_text_features(clip, self.method, lists)
+        if not self.accuracies:
+            self.validate(clip, lists)
+        results = {}
+        for task, data in self.data.items():
+            scores = score(clip, self.method, task, data.test, texts[task], check)
+            results[task] = TaskResult(
+                task=task,
+                group=self.work.id,
+                accuracy=scores.accuracy,
+                loss=scores.loss,
+                num_test=len(data.test.labels),
+                val_accuracy=self.accuracies.get(task),
+                correct=scores.correct.tolist(),
+            )
+        result = GroupResult(
+            group=self.work.id,
+            tasks=self.work.tasks,
+            results=results,
+            curves=self.curves,
+            parameters=self.method.count_parameters(),
+            seconds=self.seconds,
+            steps=self.step,
+            images=self.step * self.images_per_step,
+        )
+        result.write(self.work.directory, self.method.state(), texts)
+        remove_checkpoints(self.work.directory)
+        return result
+
+    def progress(self) -> Progress:
+        """What to tell whoever watches."""
+        return Progress(
+            group=self.work.id,
+            step=self.step,
+            num_steps=self.num_steps,
+            losses=self.losses,
+            accuracies=dict(self.accuracies),
+            images_per_second=self.step * self.images_per_step / self.seconds
+            if self.seconds
+            else 0.0,
+            lr=self.lr,
+        )
+
+    def save(self) -> None:
+        """Commits a checkpoint of the present position."""
+        tensors = {
+            f"learned/{name}": tensor for name, tensor in self.method.state().items()
+        }
+        if self._optimizer is not None:
+            for index, state in self._optimizer.state_dict()["state"].items():
+                tensors |= {
+                    f"optimizer/{index}/{key}": value
+                    for key, value in state.items()
+                    if torch.is_tensor(value)
+                }
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "curves": self.curves,
+            "losses": self.losses,
+            "accuracies": self.accuracies,
+            "scaler": self.scaler.state_dict(),
+            "settings": self._fingerprint,
+        }
+        save_checkpoint(self.work.directory, tensors, state)
+
+    def resume(self) -> bool:
+        """Goes on from the newest whole checkpoint.  False if there is none.
+
+        ValueError if it was written under other settings: going on would mix two runs.
+        """
+        checkpoint = load_checkpoint(self.work.directory)
+        if checkpoint is None:
+            return False
+        if checkpoint.state["settings"] != self._fingerprint:
+            raise ValueError(
+                f"group {self.work.id!r}: the checkpoint in {self.work.directory} was written with other tasks, data or "
+                "settings. Start a new job, or remove the checkpoint."
+            )
+        prefix = "learned/"
+        self.method.load_state(
+            {
+                name.removeprefix(prefix): value
+                for name, value in checkpoint.tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        self._load_optimizer(checkpoint.tensors)
+        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        for name in ("step", "seconds", "curves", "losses", "accuracies"):
+            setattr(self, name, checkpoint.state[name])
+        return True
+
+    def refuse_non_finite(self, losses: Mapping[str, float]) -> None:
+        """Stops the run at the first loss that is no number, naming where it happened."""
+        for task, loss in losses.items():
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"Task {task!r} in group {self.work.id!r}: loss is {loss} at step {self.step} with learning rate {self.lr:g}. "
+                    "Lower training.lr, or use precision bf16 or fp32."
+                )
+
+    def _load_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        if self._optimizer is None:
+            return
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+
+
+def _build_optimizer(
+    parameters: list[torch.Tensor], config: TrainConfig
+) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, weight_decay=config.weight_decay, eps=1e-6
+    )
+
+
+def _fingerprint(
+    work: GroupWork, data: Mapping[str, TaskData], config: TrainConfig
+) -> str:
+    """What must be equal for a checkpoint to be gone on with."""
+    told = [
+        work.method.model_dump_json(),
+        config.model_dump_json(exclude={"checkpoint_every"}),
+    ]
+    told += [f"{task} {data[task].fingerprint}" for task in work.tasks]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
