@@ -18,6 +18,7 @@ import numpy as np
 from workers.data.cache import NUM_THREADS, ImageCache
 from workers.data.config import TaskConfig
 from workers.data.decoding import UnreadableImage
+from workers.data.files import FAULTS_OF_THE_DATA
 from workers.data.listing import PARTS, Item, Listing
 from workers.data.resizing import Resize
 from workers.data.roots import DataRoots
@@ -27,9 +28,8 @@ from workers.data.splits import Parts, split_items
 NUM_NAMED = 20
 """Unreadable images that are named; the others are counted."""
 
-# Faults of the data.  Any other OSError (a disk or network that fails) must stop the load, not thin the data.
-_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_MISSING_CODES = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+# Faults of the data that have no class of their own: a loop of links, too long a name, a socket.
+_FAULT_CODES = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def _read(cache: ImageCache, item: Item) -> bytes | str:
     try:
         encoded = item.read()
     except OSError as error:
-        if isinstance(error, _MISSING) or error.errno in _MISSING_CODES:
+        if isinstance(error, FAULTS_OF_THE_DATA) or error.errno in _FAULT_CODES:
             return error.strerror or str(error)
-        raise
+        raise  # a disk or network that fails must stop the load, not thin the data
     except UnreadableImage as error:
         return str(error)
     try:

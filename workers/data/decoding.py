@@ -7,7 +7,7 @@ a pixel is decoded, and formats whose plugins run other programs or hold no pixe
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 Image.init()
 
@@ -49,6 +49,8 @@ def decode_rgb(encoded: bytes) -> Image.Image:
             return _to_rgb(_upright(image))
     except UnreadableImage:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("no image format that can be opened") from error
     except Exception as error:
         # Not only OSError: on damaged bytes Pillow's plugins raise SyntaxError, struct.error, KeyError and more.
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error

@@ -18,6 +18,9 @@ from workers.data.roots import DataRoots, printable
 MAX_BYTES = 2**30
 """A larger local file is not read, be it an image or a manifest."""
 
+FAULTS_OF_THE_DATA = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""What reading a file that is not there raises.  Other OSErrors are faults of a disk or a network."""
+
 
 def list_folder(location: str, roots: DataRoots) -> dict[str, list[Item]] | None:
     """Images of every sub-folder by the sub-folder's name; None if there is no such folder.
@@ -50,10 +53,8 @@ def reader(location: str, roots: DataRoots) -> partial[bytes]:
 
 def read_local(path: str, roots: DataRoots) -> bytes:
     """The file's bytes.  The rule is checked again: a link may have been changed since the listing."""
-    # O_NONBLOCK: a named pipe must not hang the reader.
-    handle = os.open(roots.check_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
+    with open(roots.check_path(path), "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage("not a regular file")
         if status.st_size > MAX_BYTES:
@@ -65,6 +66,11 @@ def is_image_name(name: str) -> bool:
     """Whether the name has the suffix of a format that can be opened, and is not hidden."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A named pipe among the images must not hang the reader.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _walk(folder: str, seen: set[str], roots: DataRoots) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from workers.data.classes import name_classes, sort_labels
 from workers.data.config import DemoSource, ExplicitSplit, FolderSource, ManifestSource, TaskConfig
 from workers.data.decoding import UnreadableImage
-from workers.data.files import list_folder, reader
+from workers.data.files import FAULTS_OF_THE_DATA, list_folder, reader
 from workers.data.listing import PARTS, Item, Listing
 from workers.data.manifests import read_rows
 from workers.data.roots import DataRoots, printable
@@ -27,7 +27,10 @@ def list_task(task: TaskConfig, roots: DataRoots) -> Listing:
     location that is missing or outside the roots, a broken manifest, and classes that are too few, empty or misnamed.
     """
     if isinstance(task.source, DemoSource):
-        listing = demo_listing(task.source.task)
+        try:
+            listing = demo_listing(task.source.task)
+        except ValueError as error:
+            raise ValueError(f"Task {task.name!r}: {error}") from error
         return Listing(name_classes(task, listing.class_names), tuple(sorted(listing.items, key=lambda item: item.key)))
     if isinstance(task.split, ExplicitSplit):
         by_label = _read_parts(task, task.source, task.split, roots)
@@ -96,10 +99,10 @@ def _read_manifest(
 ) -> ItemsOfLabels:
     try:
         content = reader(location, roots)()
-    except (FileNotFoundError, NotADirectoryError, PermissionError, UnreadableImage) as error:
+    except (*FAULTS_OF_THE_DATA, UnreadableImage) as error:
         raise ValueError(
-            f"Task {task.name!r}: the manifest {uri!r} does not exist or cannot be read. Give a .csv, .jsonl or .parquet "
-            f"table{_roots_hint(uri, roots)}."
+            f"Task {task.name!r}: the manifest {uri!r} does not exist or cannot be read. Give a .csv, .jsonl or "
+            f".parquet table{_roots_hint(uri, roots)}."
         ) from error
     by_label: ItemsOfLabels = {}
     first_row: dict[str, int] = {}

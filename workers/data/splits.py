@@ -16,8 +16,8 @@ Parts = dict[str, list[Item]]
 def split_items(task: TaskConfig, listing: Listing, *, unreadable: Collection[str] = ()) -> Parts:
     """The items of train, val and test, each sorted by key; those whose key is in `unreadable` are left out.
 
-    Where items carry a split, the task's split only limits the parts (train by shots or fraction, val by val_shots, test
-    by test_per_class), and validation images are taken from train's remainder only if the data has no val part at all.
+    Where items carry a split, the task's split only limits the parts (train by shots or fraction, val by val_shots,
+    test by test_per_class), and validation images are taken from train's remainder only if the data has no val part.
     ValueError for a class that cannot fill train and test, and for an empty part.
     """
     usable = [item for item in listing.items if item.key not in unreadable]
