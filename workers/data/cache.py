@@ -98,10 +98,11 @@ class ImageCache:
         if (row := self._rows.get(content)) is not None:
             return os.pread(self._scratch.fileno(), self._image_bytes, row * self._image_bytes)
         path, offset, checksum = self._packed[content]
-        if not path.exists():
+        try:
+            with open(path, "rb") as file:
+                pixels = os.pread(file.fileno(), self._image_bytes, offset)
+        except FileNotFoundError:
             return None
-        with open(path, "rb") as file:
-            pixels = os.pread(file.fileno(), self._image_bytes, offset)
         return pixels if zlib.crc32(pixels) == checksum else None
 
     def _write(self, path: Path, contents: Sequence[bytes], read: Callable[[int], bytes]) -> None:

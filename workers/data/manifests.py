@@ -39,7 +39,7 @@ def read_rows(content: bytes, source: ManifestSource, *, name: str, task: str) -
             table = _read_parquet(content, columns)
         else:
             raise ValueError(f"the suffix must be one of {', '.join(SUFFIXES)}")
-    except (ValueError, csv.Error, pyarrow.ArrowException) as error:
+    except (ValueError, RecursionError, csv.Error, pyarrow.ArrowException) as error:
         raise ValueError(f"{where} cannot be read: {error}.") from error
     if not table:
         raise ValueError(f"{where} has no row. Give one row per image.")

@@ -21,15 +21,16 @@ def split_items(task: TaskConfig, listing: Listing, *, unreadable: Collection[st
     ValueError for a class that cannot fill train and test, and for an empty part.
     """
     usable = [item for item in listing.items if item.key not in unreadable]
-    has_parts = any(item.split for item in usable)
+    has_parts, has_val = any(item.split for item in usable), any(item.split == "val" for item in usable)
     _check_classes(task, listing, [item for item in usable if item.split in ("train", None)])
     parts: Parts = {part: [] for part in PARTS}
-    for label, name in enumerate(listing.class_names):
-        own = [item for item in usable if item.label == label]
+    by_label: list[list[Item]] = [[] for _ in listing.class_names]
+    for item in usable:
+        by_label[item.label].append(item)
+    for own, name in zip(by_label, listing.class_names, strict=True):
         if isinstance(task.split, ExplicitSplit):
             chosen = {part: [item for item in own if item.split == part] for part in PARTS}
         elif has_parts:
-            has_val = any(item.split == "val" for item in usable)
             chosen = _limit(task.split, {part: [item for item in own if item.split == part] for part in PARTS}, has_val)
         else:
             chosen = _divide(task, task.split, own, name)

@@ -57,6 +57,17 @@ def test_cmyk_becomes_rgb():
     assert red[4, 4, 0] > 200 and red[4, 4, 1:].max() < 60
 
 
+def test_lab_becomes_rgb():
+    grey = Image.merge("LAB", [Image.new("L", (4, 4), level) for level in (255, 128, 128)])
+    assert pixels(encode(grey, "TIFF")).min() > 245
+
+
+def test_a_colour_declared_transparent_is_laid_on_white():
+    image = Image.new("RGB", (2, 1), (9, 8, 7))
+    image.putpixel((1, 0), (1, 2, 3))
+    assert pixels(encode(image, transparency=(9, 8, 7))).tolist() == [[[255, 255, 255], [1, 2, 3]]]
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(mode):
     clear = Image.new(mode, (4, 4), (0,) * len(mode))

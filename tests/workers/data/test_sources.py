@@ -216,6 +216,12 @@ def test_a_table_that_is_none_is_refused(tmp_path, roots, name):
         list_task(manifest_task(tmp_path / name), roots)
 
 
+def test_a_table_nested_too_deep_is_refused(tmp_path, roots):
+    (tmp_path / "t.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cannot be read"):
+        list_task(manifest_task(tmp_path / "t.jsonl"), roots)
+
+
 @pytest.mark.parametrize("name", ["absent.csv", "folder.csv"])
 def test_a_missing_manifest_is_refused(tmp_path, roots, name):
     (tmp_path / "folder.csv").mkdir()
