@@ -1,8 +1,8 @@
 """The one way to the database: an engine, and transactions that read or write.
 
 SQLite runs in WAL mode with BEGIN IMMEDIATE for writes, so that two writers queue up instead of failing half-way;
-several processes (the control plane, every job's driver) share one file.  `sqlite://` is a database in memory, for one process.
-PostgreSQL needs none of this: rows are locked where a decision hangs on them.
+several processes (the control plane, every job's driver) share one file.  `sqlite://` is a database in memory, for one
+process.  PostgreSQL needs none of this: rows are locked where a decision hangs on them.
 """
 
 import json
@@ -32,7 +32,7 @@ class Database:
         self.now = now
         self._sqlite = parsed.get_backend_name() == "sqlite"
         in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
-        # The database in memory is a single connection, so its transactions take turns; elsewhere the database sees to that.
+        # The database in memory is a single connection: its transactions take turns.
         self._turn = threading.RLock() if in_memory else nullcontext()
         options: dict[str, Any] = {"json_serializer": lambda value: json.dumps(_finite(value), allow_nan=False)}
         if self._sqlite:

@@ -1,17 +1,17 @@
 """The rows of the store as readers see them: immutable, typed, times as aware UTC datetimes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, Self
+
+from sqlalchemy import RowMapping as Row
 
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, Desired, JobState
 
 GroupKind = Literal["plan", "all", "alone", "zero_shot", "shared"]
 GroupState = Literal["waiting", "running", "done", "failed", "stopped"]
-Row = Mapping[str, Any]
 
 
 def submission_id(job_id: str, attempt: int) -> str:
@@ -67,27 +67,26 @@ class Job:
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        times = {name: at(row[name]) for name in ("created_at", "updated_at", "state_since", "desired_since")}
-        maybe = {name: at_or_none(row[name]) for name in ("started_at", "finished_at")}
-        same = (
-            "id",
-            "name",
-            "tenant",
-            "attempt",
-            "failures",
-            "reason",
-            "submission_id",
-            "parent",
-            "stage_times",
-            "progress",
-        )
         return cls(
-            **{name: row[name] for name in same},
-            **times,
-            **maybe,
+            id=row["id"],
+            name=row["name"],
+            tenant=row["tenant"],
             spec=_spec(row["spec"]),
             state=JobState(row["state"]),
             desired=Desired(row["desired"]),
+            attempt=row["attempt"],
+            failures=row["failures"],
+            reason=row["reason"],
+            submission_id=row["submission_id"],
+            parent=row["parent"],
+            stage_times=row["stage_times"],
+            progress=row["progress"],
+            created_at=at(row["created_at"]),
+            updated_at=at(row["updated_at"]),
+            started_at=at_or_none(row["started_at"]),
+            finished_at=at_or_none(row["finished_at"]),
+            state_since=at(row["state_since"]),
+            desired_since=at(row["desired_since"]),
         )
 
 

@@ -1,8 +1,8 @@
 """How this installation is set up: the environment (`COHORT_*`) over a 0600 file over defaults.
 
-No other module reads either.  The file is `$COHORT_HOME/settings.json`, which an operator writes.  A running control plane writes the settings it runs
-with to `$COHORT_HOME/running.json` (0600), and a job's driver, whose environment holds only `COHORT_HOME` and
-`COHORT_SETTINGS_FILE`, reads that one: credentials never travel through Ray.
+No other module reads either.  The file is `$COHORT_HOME/settings.json`, which an operator writes.  A running control
+plane writes the settings it runs with to `$COHORT_HOME/running.json` (0600), and a job's driver, whose environment
+holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials never travel through Ray.
 """
 
 import json
@@ -126,6 +126,12 @@ class Settings(BaseSettings):
     def roots(self) -> DataRoots:
         """What jobs may read."""
         return DataRoots(file_roots=tuple(self.data_roots))
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a Ray head of our own: this process's, but nothing that sets up another Ray."""
+    refused = ("COHORT_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_", "RAY_JOB_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(refused)}
 
 
 def write_private(path: Path, text: str) -> None:

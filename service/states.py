@@ -5,8 +5,8 @@ Who moves what:
   attempt), an active job whose driver is gone -> QUEUED (try again), FAILED, PAUSED or CANCELLED, and a job without a
   driver -> PAUSED or CANCELLED when that is the wish;
 - the attempt's driver: everything else.  A driver that is told to drain (`Wish.draining`: the service shuts down)
-  writes its checkpoints, moves its job to QUEUED and exits; the next start of the service begins a new attempt, which no retry
-  budget counts and which goes on from the artifacts and checkpoints that are there.
+  writes its checkpoints, moves its job to QUEUED and exits; the next start of the service begins a new attempt, which
+  no retry budget counts and which goes on from the artifacts and checkpoints that are there.
 """
 
 from enum import StrEnum

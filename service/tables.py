@@ -18,8 +18,8 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
-def _job_id(**options: bool) -> Column:
-    return Column("job_id", String(32), ForeignKey("jobs.id"), **options)
+def _job_id(*, primary_key: bool = False) -> Column:
+    return Column("job_id", String(32), ForeignKey("jobs.id"), primary_key=primary_key, nullable=False)
 
 
 jobs = Table(
@@ -57,7 +57,7 @@ idempotency_keys = Table(
     Column("tenant", String(64), primary_key=True),
     Column("key", String(255), primary_key=True),
     Column("body_sha256", String(64), nullable=False),
-    _job_id(nullable=False),
+    _job_id(),
     Column("created_at", Float, nullable=False),
 )
 
@@ -97,7 +97,7 @@ metrics = Table(
     "metrics",
     metadata,
     Column("id", Integer, primary_key=True),
-    _job_id(nullable=False),
+    _job_id(),
     Column("group", String(128), nullable=False),
     Column("task", String(64), nullable=False),  # "" where a number belongs to the whole group: NULLs are never equal
     Column("step", Integer, nullable=False),

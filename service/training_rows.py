@@ -121,7 +121,7 @@ class TrainingRows(Database):
         return [Metric.of(row) for row in self._rows(job_id, query.order_by(table.c.id).limit(limit))]
 
     def put_results(self, job_id: str, rows: Iterable[dict[str, Any]], attempt: int) -> bool:
-        """Sets results (`task`, `group`, `baseline` or None, `accuracy`, `loss`, `num_test`), one per task, baseline."""
+        """Sets results (`task`, `group`, `baseline` or None, `accuracy`, `loss`, `num_test`) by task and baseline."""
         plain = [
             {"job_id": job_id, "task": row["task"], "group": row["group"], "baseline": row.get("baseline") or ""}
             | {"accuracy": _number(row["accuracy"]), "loss": _number(row["loss"]), "num_test": row["num_test"]}

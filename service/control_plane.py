@@ -1,0 +1,172 @@
+"""The control plane: a store, a coordinator, and Ray - a head of our own, or a cluster by its address.
+
+Start: lock the home, open the store, start or adopt Ray, coordinate.  A clean stop of an embedded service tells the
+drivers to drain and waits a few seconds for their checkpoints; what ran is QUEUED then and goes on at the next start.
+With a cluster of somebody else's, training goes on without us.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.coordinator import Coordinator
+from service.errors import HeadFailed, RayUnavailable, ServiceRunning
+from service.ray_head import RayHead
+from service.ray_jobs import DriverJobs, RayJobs
+from service.settings import Settings
+from service.states import JobState
+from service.store import Store
+
+log = logging.getLogger(__name__)
+
+_HEAD_LOOK_SECONDS = 2.0
+
+
+class ControlPlane:
+    """What the API and `cohort up` hold on to."""
+
+    def __init__(self, settings: Settings, *, store: Store | None = None, ray_jobs: DriverJobs | None = None) -> None:
+        """
+        Args:
+            store: one that exists already; left out, the one of the settings.
+            ray_jobs: where drivers run; left out, a Ray head of our own or the cluster of the settings.
+        """
+        self.settings = settings
+        self.store = store or Store(settings.database_url)
+        self.ray_jobs = ray_jobs
+        self._head = RayHead(settings) if ray_jobs is None and settings.ray_address is None else None
+        self._lock: TextIO | None = None
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._coordinator: Coordinator | None = None
+
+    def start(self) -> None:
+        """Takes up the work where any earlier control plane left it.  ServiceRunning if another one is at it."""
+        self._lock = _locked(self.settings.home / "lock")
+        try:
+            self.store.create_schema()
+            self.store.set_draining(False)
+            Path(self.settings.storage).mkdir(parents=True, exist_ok=True)
+            self.settings.write_running()
+            self._start_ray()
+        except BaseException:
+            self._release()
+            raise
+        assert self.ray_jobs is not None
+        self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings)
+        self._stop.clear()
+        self._threads = [threading.Thread(target=self._coordinator.run, args=(self._stop,), name="coordinator")]
+        if self._head is not None:
+            self._threads.append(threading.Thread(target=self._keep_head, args=(self._head,), name="ray-head"))
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends cleanly, within about fifteen seconds.  Repeatable."""
+        if self._lock is None:
+            return
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            if self.settings.ray_address is None:
+                self._drain()
+            if self._head is not None:
+                self._head.stop()
+        finally:
+            self._release()
+
+    def ready(self) -> dict[str, str | bool]:
+        """Dependency (database, storage, ray) -> True, or a sentence on what is wrong with it."""
+        return {"database": self._database_answers(), "storage": self._storage_writable(), "ray": self._ray_answers()}
+
+    def _start_ray(self) -> None:
+        if self._head is not None:
+            head = self._head
+            head.start(lambda address: RayJobs(address, head.token).alive())
+            self.ray_jobs = RayJobs(head.address, head.token)
+        elif self.ray_jobs is None:
+            token = self.settings.ray_token
+            address = self.settings.ray_address
+            assert address is not None
+            self.ray_jobs = RayJobs(address, token.get_secret_value() if token else None)
+
+    def _keep_head(self, head: RayHead) -> None:
+        """Starts a new head when ours died.  Its jobs are lost with it, which the coordinator finds out by itself."""
+        while not self._stop.wait(_HEAD_LOOK_SECONDS):
+            if head.is_running():
+                continue
+            log.error("the Ray head ended; a new one is started")
+            try:
+                head.start(lambda address: RayJobs(address, head.token).alive())
+            except HeadFailed:
+                log.exception("no new Ray head; trying again")
+                continue
+            assert isinstance(self.ray_jobs, RayJobs)
+            self.ray_jobs.move_to(head.address)
+
+    def _drain(self) -> None:
+        """Drivers checkpoint and hand their jobs back; those of drivers that are too slow are taken back."""
+        assert self.ray_jobs is not None
+        self.store.set_draining(True)
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while self.store.active_jobs() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for job in self.store.active_jobs():
+            log.warning("job %s did not reach a checkpoint in time; it resumes from its last one", job.id)
+            try:
+                self.ray_jobs.stop(job.submission_id or "")
+            except RayUnavailable as error:  # the head's own end takes the driver along
+                log.warning("%s", error)
+            reason = "The service was shut down; the job goes on from its last checkpoint at the next start."
+            self.store.move(job.id, JobState.QUEUED, attempt=job.attempt, reason=reason)
+
+    def _database_answers(self) -> str | bool:
+        try:
+            self.store.ping()
+        except SQLAlchemyError as error:
+            return f"The database does not answer: {error}"
+        return True
+
+    def _storage_writable(self) -> str | bool:
+        folder = Path(self.settings.storage)
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            return f"The storage folder {folder} is missing or cannot be written."
+        return True
+
+    def _ray_answers(self) -> str | bool:
+        if self.ray_jobs is None:
+            return "Ray has not been started yet."
+        return self.ray_jobs.alive() or "Ray does not answer; running jobs go on, new ones wait."
+
+    def _release(self) -> None:
+        assert self._lock is not None
+        self._lock.close()
+        self._lock = None
+
+
+def _locked(path: Path) -> TextIO:
+    """Holds the home folder; the lock ends with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise ServiceRunning(
+            f"Another control plane (process {holder}) works in {path.parent}. "
+            "Stop it, or set COHORT_HOME to another folder."
+        ) from error
+    file.truncate(0)
+    file.write(json.dumps(os.getpid()))
+    file.flush()
+    return file

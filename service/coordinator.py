@@ -1,0 +1,123 @@
+"""Brings what is towards what is wished, a little with every look: jobs in the database, drivers on Ray.
+
+Level-triggered: a tick looks at everything afresh and remembers nothing, so it does not matter what a coordinator
+before it was doing when it died.  It starts no training and reads no results; that is the driver's.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from service.errors import IllegalMove, RayUnavailable
+from service.ray_jobs import ENDED, DriverJobs
+from service.records import Job
+from service.settings import Settings
+from service.states import Desired, JobState
+from service.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_RETRY_SECONDS = 360.0
+_WHY_LINES = 12
+
+
+class Coordinator:
+    """One loop, in one thread."""
+
+    def __init__(
+        self, store: Store, ray_jobs: DriverJobs, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives seconds since 1970, as the store's `now` does."""
+        self._store = store
+        self._ray = ray_jobs
+        self._settings = settings
+        self._clock = clock
+        self.ray_answers = True
+        """Whether Ray answered at the last look."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Ticks until `stop`.  A tick that fails is logged, and the next one starts from what is true then."""
+        while not stop.wait(self._settings.poll_seconds):
+            try:
+                self.tick()
+            except Exception:
+                log.exception("the coordinator's look failed; it looks again in %.1f s", self._settings.poll_seconds)
+
+    def tick(self) -> None:
+        """One look: wishes that need no driver, drivers that ended or will not listen, jobs that can start."""
+        for job in self._store.jobs_to_settle():
+            to = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
+            self._store.move(job.id, to, attempt=None, expected=job.state)
+        try:
+            for job in self._store.active_jobs():
+                self._follow(job)
+            capacity = self._settings.max_running_jobs - len(self._store.active_jobs())
+            for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
+                self._start(job)
+        except RayUnavailable as error:  # nothing is decided about drivers that cannot be asked after
+            if self.ray_answers:
+                log.warning("%s Jobs wait.", error)
+            self.ray_answers = False
+        else:
+            self.ray_answers = True
+
+    def _start(self, job: Job) -> None:
+        if not self._ray.alive():  # no attempt is used up on a Ray that is away
+            raise RayUnavailable("Ray does not answer.")
+        try:
+            attempt = self._store.start_attempt(job.id)
+        except IllegalMove:  # the wish or the state changed since we looked
+            return
+        self._ray.submit(job.id, attempt, job.name)
+
+    def _follow(self, job: Job) -> None:
+        """An attempt owns this job: is its driver there, and does it listen?"""
+        assert job.submission_id is not None, f"{job.id} is {job.state} without a submission id"
+        status = self._ray.status(job.submission_id)
+        if status is None and job.state == JobState.STARTING and job.desired != Desired.CANCEL:
+            self._ray.submit(job.id, job.attempt, job.name)  # we, or one before us, died between the two steps
+        elif status is None or status in ENDED:
+            self._bury(job, status)
+        elif job.desired == Desired.CANCEL and self._waited(job) > self._settings.cancel_grace_seconds:
+            self._ray.stop(job.submission_id)
+            reason = f"The driver did not stop within {self._settings.cancel_grace_seconds:g} s and was ended."
+            self._store.move(job.id, JobState.CANCELLED, attempt=job.attempt, reason=reason)
+
+    def _bury(self, job: Job, status: str | None) -> None:
+        """The driver is gone and left its job in the middle of things.
+
+        The store is asked with the attempt's number: a driver that moved its job at the last moment wins.
+        """
+        if job.desired == Desired.CANCEL:
+            self._store.move(job.id, JobState.CANCELLED, attempt=job.attempt)
+            return
+        if job.desired == Desired.PAUSE:
+            self._store.move(job.id, JobState.PAUSED, attempt=job.attempt)
+            return
+        failures = job.failures + 1
+        why = self._why(job, status)
+        if failures >= self._settings.max_attempts:
+            reason = f"{why} That was the last of {self._settings.max_attempts} attempts."
+            self._store.move(job.id, JobState.FAILED, attempt=job.attempt, failures=failures, reason=reason)
+            return
+        wait = min(self._settings.retry_seconds * 2 ** (failures - 1), MAX_RETRY_SECONDS)
+        reason = f"{why} Another one starts in {wait:g} s."
+        self._store.move(
+            job.id,
+            JobState.QUEUED,
+            attempt=job.attempt,
+            failures=failures,
+            not_before=self._clock() + wait,
+            reason=reason,
+        )
+
+    def _why(self, job: Job, status: str | None) -> str:
+        if status is None or job.submission_id is None:
+            return f"Attempt {job.attempt} was lost during {job.state}: Ray does not know its driver any more."
+        tail = self._ray.log_tail(job.submission_id, _WHY_LINES)
+        said = f" Its log ended with:\n{tail}\n" if tail else " Its log is empty."
+        return f"Attempt {job.attempt} ended during {job.state}: its driver is {status}.{said}"
+
+    def _waited(self, job: Job) -> float:
+        return self._clock() - job.desired_since.timestamp()
