@@ -68,7 +68,7 @@ class JobFiles:
     write_json = write_json_atomic
 
     def read_text(self, relative: str) -> str:
-        return self._file(relative).read_text(encoding="utf-8")
+        return self.file(relative).read_text(encoding="utf-8")
 
     def read_json(self, relative: str) -> Any:
         return json.loads(self.read_text(relative))
@@ -98,11 +98,11 @@ class JobFiles:
 
     def size(self, relative: str) -> int:
         """Bytes of a file; ArtifactNotFound if there is none."""
-        return self._file(relative).stat().st_size
+        return self.file(relative).stat().st_size
 
     def open(self, relative: str, start: int = 0) -> BinaryIO:
         """The file, opened for reading at byte `start`; ArtifactNotFound if there is none."""
-        file = self._file(relative).open("rb")
+        file = self.file(relative).open("rb")
         file.seek(start)
         return file
 
@@ -111,7 +111,8 @@ class JobFiles:
         with self.open(relative, start) as file:
             return file.read(-1 if length is None else length)
 
-    def _file(self, relative: str) -> Path:
+    def file(self, relative: str) -> Path:
+        """Where a file lies.  ArtifactNotFound if there is none, or only a link out of the job's folder."""
         path = self.path(relative)
         inside = path.resolve().is_relative_to(self.root.resolve())  # a link may have been put there
         if not inside or not path.is_file():

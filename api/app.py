@@ -1,0 +1,64 @@
+"""The HTTP application over a control plane.  It starts and stops nothing: whoever made the control plane does."""
+
+import threading
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import artifacts, auth, events, health, jobs, problems, results
+from service.control_plane import ControlPlane
+from service.spec import JobSpec
+from service.views import Views
+from service.wire import Problem
+
+_ABOUT = """Train many CLIP classification tasks at once: Cohort finds out which tasks help each other and trains them
+together, with CLIP frozen.
+
+Submit a job, watch its events, read its groups and the reasons for them, fetch its bundle.
+Errors are `application/problem+json`: what was given, what was expected, what to do."""
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status, text in {
+        401: "No good API key.",
+        404: "No such job, plan or file (yet).",
+        409: "The job's state does not allow it.",
+        422: "The request is not as it should be.",
+    }.items()
+}
+
+
+def create_app(control_plane: ControlPlane) -> FastAPI:
+    """The app.  ValueError for settings that would serve strangers without keys."""
+    auth.check_exposure(control_plane.settings)
+    app = FastAPI(title="Cohort", version="1", description=_ABOUT, separate_input_output_schemas=False)
+    app.state.control_plane = control_plane
+    app.state.views = Views(control_plane.store, control_plane.settings)
+    app.state.closing = threading.Event()  # set: open streams end, so that the server can
+    problems.install(app)
+    health.install(app, control_plane.store)
+    app.include_router(health.router)
+    for room in (jobs, results, events, artifacts):
+        app.include_router(room.router, dependencies=[Depends(auth.require_key)], responses=_PROBLEMS)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Adds what the framework cannot see: the body that is read by hand, and the shape of problems."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            parts = schema.setdefault("components", {}).setdefault("schemas", {})
+            for model in (JobSpec, Problem):
+                own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                for name, part in {**own.pop("$defs", {}), model.__name__: own}.items():
+                    parts[name] = part
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi

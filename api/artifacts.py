@@ -1,0 +1,84 @@
+"""The files that a job has left: listed, and fetched whole or in part."""
+
+import mimetypes
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import FileResponse
+
+from api.context import ViewsOf
+from api.problems import RangeRefused
+from service import wire
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
+
+# What a job leaves is data, not pages of ours: a file that a browser opens may run nothing and load nothing.
+_SANDBOX = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    "X-Content-Type-Options": "nosniff",
+}
+_RANGE = re.compile(r"(\d*)-(\d*)")
+
+
+@router.get("/artifacts", summary="List the files")
+def list_artifacts(job_id: str, views: ViewsOf) -> wire.ArtifactList:
+    """Every file of the job.  The bundle is complete once `bundle/manifest.json` is there."""
+    return views.artifacts(job_id)
+
+
+@router.get("/artifacts/{path:path}", summary="Fetch a file", response_class=FileResponse)
+def fetch(
+    job_id: str,
+    path: str,
+    request: Request,
+    views: ViewsOf,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The file's bytes.  Understands `Range`, `If-Range` and `If-None-Match`."""
+    return _file(job_id, path, request, views, if_none_match)
+
+
+@router.get("/report", summary="The report, as a page", response_class=FileResponse)
+def report(
+    job_id: str, request: Request, views: ViewsOf, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """A page with the groups, the similarities and the results.  404 until the job has published it."""
+    return _file(job_id, views.report_path(job_id), request, views, if_none_match)
+
+
+def _file(job_id: str, path: str, request: Request, views: ViewsOf, if_none_match: str | None) -> Response:
+    place, status = views.artifact(job_id, path)
+    tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'  # files are replaced, never changed in place
+    headers = {"ETag": tag, **_SANDBOX}
+    if if_none_match is not None and _matches(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    _check_range(request.headers.get("range"), status.st_size)
+    kind = mimetypes.guess_type(path)[0] or ("text/plain" if path.endswith(".log") else "application/octet-stream")
+    return FileResponse(place, stat_result=status, media_type=kind, headers=headers)
+
+
+def _matches(wanted: str, tag: str) -> bool:
+    return wanted.strip() == "*" or tag in [each.strip().removeprefix("W/") for each in wanted.split(",")]
+
+
+def _check_range(wanted: str | None, size: int) -> None:
+    """Refuses a range of which the file has no byte.  RangeRefused."""
+    if wanted is None:
+        return
+    unit, _, ranges = wanted.partition("=")
+    parts = [_RANGE.fullmatch(part.strip()) for part in ranges.split(",")]
+    good = unit.strip().lower() == "bytes" and all(
+        part and _has_bytes(part.group(1), part.group(2), size) for part in parts
+    )
+    if not good:
+        raise RangeRefused(
+            f"Range {wanted!r:.100} names no bytes of a file of {size}. Ask for e.g. `bytes=0-{max(size - 1, 0)}`.",
+            size=size,
+        )
+
+
+def _has_bytes(first: str, last: str, size: int) -> bool:
+    if not first:
+        return bool(last) and int(last) > 0 and size > 0
+    return int(first) < size and (not last or int(last) >= int(first))

@@ -1,0 +1,80 @@
+"""Who may ask: an API key as `Authorization: Bearer ...`, or, with `no_auth`, this machine alone.
+
+For pages in a browser the key may also be the password of HTTP Basic, with any user name; for reading only, because a
+browser sends that along with requests that other sites made it send.
+"""
+
+import base64
+import binascii
+import ipaddress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+
+from api.context import ControlPlaneOf
+from api.problems import ForeignOrigin, Unauthorized
+from service.settings import Settings
+
+_HOW = "Send `Authorization: Bearer KEY`; `cohort up` prints the key of a local service."
+_bearer = HTTPBearer(auto_error=False, description="An API key.", scheme_name="API key")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host name or address can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuses (ValueError) a service without keys that others could reach."""
+    if settings.no_auth and not is_loopback(settings.host):
+        raise ValueError(
+            f"no_auth with host={settings.host!r}: anybody who reaches this host could run jobs. "
+            "Without keys only 127.0.0.1, ::1 and localhost are served: change the host, or drop no_auth."
+        )
+
+
+def require_key(
+    request: Request,
+    control_plane: ControlPlaneOf,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    """Lets the request pass if its key is good.  Unauthorized, ForeignOrigin."""
+    if control_plane.settings.no_auth:
+        _check_own_machine(request)
+        return
+    key = bearer.credentials if bearer is not None else _basic_password(request)
+    if key is None:
+        browser = "text/html" in request.headers.get("accept", "")
+        challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
+        raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
+    if control_plane.store.check_key(key) is None:
+        raise Unauthorized(f"The API key is unknown or revoked. {_HOW}")
+
+
+def _basic_password(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic" or request.method not in ("GET", "HEAD"):
+        return None
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _check_own_machine(request: Request) -> None:
+    """A page of another site must not reach a service without keys, by a name of its own or through the browser."""
+    origin = request.headers.get("origin")
+    hosts = [request.url.hostname or ""] + ([] if origin is None else [urlsplit(origin).hostname or ""])
+    if strangers := [host for host in hosts if not is_loopback(host)]:
+        raise ForeignOrigin(
+            f"The request names the host {strangers[0]!r:.100}; a service without keys answers only 127.0.0.1, ::1 "
+            "and localhost. Use one of these, or start it with keys."
+        )

@@ -1,0 +1,56 @@
+"""What routes are handed: the control plane of their app, its views, and the body of a job description."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.problems import BodyTooLarge, UnsupportedBody
+from service.control_plane import ControlPlane
+from service.views import Views
+
+MAX_BODY_BYTES = 2**20
+_JSON = {"application/json"}
+_YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/vnd.yaml"}
+
+
+@dataclass(frozen=True)
+class JobText:
+    """A job description as it was sent."""
+
+    text: bytes
+    json_only: bool
+    """It was announced as JSON."""
+
+
+def control_plane(request: Request) -> ControlPlane:
+    return request.app.state.control_plane
+
+
+def views(request: Request) -> Views:
+    return request.app.state.views
+
+
+async def job_text(request: Request) -> JobText:
+    """Reads the body, but never more of it than a job description may have.  BodyTooLarge, UnsupportedBody."""
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind not in _JSON | _YAML:
+        raise UnsupportedBody(
+            f"The body is announced as {given or 'nothing'!r:.100}; expected a job description. "
+            "Send Content-Type: application/yaml or application/json."
+        )
+    text = bytearray()
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > MAX_BODY_BYTES:
+            raise BodyTooLarge(
+                f"The body has more than {MAX_BODY_BYTES} bytes, the most a job description may have. "
+                "Name a manifest per task instead of long lists of classes."
+            )
+    return JobText(bytes(text), kind in _JSON)
+
+
+ControlPlaneOf = Annotated[ControlPlane, Depends(control_plane)]
+ViewsOf = Annotated[Views, Depends(views)]
+JobTextOf = Annotated[JobText, Depends(job_text)]

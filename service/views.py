@@ -1,0 +1,162 @@
+"""A job as the outside sees it: rows of the store and files of the job, put together into `service.wire` messages.
+
+Reads only.  Knows no HTTP: the API hands these on as they are.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service import wire
+from service.artifacts import JobFiles
+from service.errors import PlanNotFound
+from service.records import Job
+from service.settings import Settings
+from service.store import Store
+
+_REPORT = "bundle/report.html"
+
+
+class Views:
+    """What can be asked about jobs."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def files(self, job_id: str) -> JobFiles:
+        """The job's files.  JobNotFound."""
+        return JobFiles(self._settings.storage, self._store.get_job(job_id).id)
+
+    def job(self, job: Job | str) -> wire.Job:
+        """One job, whole."""
+        job = self._store.get_job(job) if isinstance(job, str) else job
+        plans = self._store.plans(job.id)
+        same = ("spec", "tenant", "parent", "submission_id", "failures", "stage_times", "progress", "updated_at")
+        return wire.Job(
+            **_summary(job).model_dump(),
+            **{name: getattr(job, name) for name in same},
+            plan=wire.Plan.model_validate(plans[-1]) if plans else None,
+        )
+
+    def jobs(self, *, state: str | None, after: str | None, limit: int) -> wire.JobPage:
+        """A page of jobs, newest first."""
+        jobs, cursor = self._store.list_jobs(state=state, after=after, limit=limit)
+        return wire.JobPage(jobs=[_summary(job) for job in jobs], next=cursor)
+
+    def events(self, job_id: str, *, after: int, limit: int) -> wire.EventPage:
+        """Events above `after`, oldest first."""
+        return wire.EventPage(events=[wire.Event.model_validate(e) for e in self._store.events(job_id, after, limit)])
+
+    def groups(self, job_id: str) -> wire.Groups:
+        """Every group, with the plan's reasons once there is a plan."""
+        rows = self._store.groups(job_id)
+        plan = self._newest_plan(job_id)
+        reasons = {group["id"]: group for group in plan["groups"]} if plan else {}
+        groups = []
+        for row in rows:
+            told = reasons.get(row.id, {}) if row.kind == "plan" else {}
+            more = {"cohesion": told.get("cohesion"), "why": told.get("reason")}
+            groups.append(wire.Group.model_validate(row).model_copy(update=more))
+        if plan and not any(row.kind == "plan" for row in rows):
+            now = self._store.plans(job_id)[-1].created_at
+            groups = [*(_planned(group, now) for group in plan["groups"]), *groups]
+        groups.sort(key=lambda group: group.kind != "plan")
+        return wire.Groups(groups=groups, tasks=_reasons(plan["tasks"]) if plan else [])
+
+    def similarity(self, job_id: str) -> wire.Similarity:
+        """The newest plan's matrices.  PlanNotFound before there is one."""
+        return wire.Similarity.model_validate(self.plan(job_id))
+
+    def plan(self, job_id: str, number: int | None = None) -> dict[str, Any]:
+        """A plan as it was written, the newest if no number is given.  PlanNotFound."""
+        numbers = [plan.number for plan in self._store.plans(job_id)]
+        if not numbers or (number is not None and number not in numbers):
+            asked = "no plan yet" if number is None else f"no plan {number}; it has {numbers or 'none'}"
+            state = self._store.get_job(job_id).state
+            raise PlanNotFound(f"Job {job_id} has {asked}; it is {state}. Plans come after the stage `group`.")
+        return self.files(job_id).read_json(f"plans/{numbers[-1] if number is None else number}.json")
+
+    def metrics(
+        self, job_id: str, *, group: str | None, task: str | None, name: str | None, after: int, limit: int
+    ) -> wire.MetricPage:
+        """Numbers above the cursor, in the order in which they came."""
+        found = self._store.metrics(job_id, group=group, task=task, name=name, after=after, limit=limit + 1)
+        cursor = found[limit - 1].id if len(found) > limit else None
+        return wire.MetricPage(metrics=[wire.Metric.model_validate(row) for row in found[:limit]], next=cursor)
+
+    def results(self, job_id: str) -> wire.Results:
+        """Every result, and one row a task of them."""
+        rows = self._store.results(job_id)
+        by_way = {(row.task, row.baseline): row for row in rows}
+        table = []
+        for task in self._store.get_job(job_id).spec.tasks:
+            ways = {way: by_way.get((task.name, way)) for way in ("zero_shot", "alone", "all", None)}
+            own = ways.pop(None)
+            accuracies = {str(way): row.accuracy if row else None for way, row in ways.items()}
+            table.append(
+                wire.Comparison(
+                    task=task.name,
+                    group=own.group if own else None,
+                    grouped=own.accuracy if own else None,
+                    zero_shot=accuracies["zero_shot"],
+                    alone=accuracies["alone"],
+                    all=accuracies["all"],
+                )
+            )
+        return wire.Results(results=[wire.Result.model_validate(row) for row in rows], table=table)
+
+    def artifacts(self, job_id: str) -> wire.ArtifactList:
+        """Every file of the job."""
+        return wire.ArtifactList(artifacts=[wire.Artifact.model_validate(info) for info in self.files(job_id).list()])
+
+    def artifact(self, job_id: str, path: str) -> tuple[Path, os.stat_result]:
+        """Where a file of the job lies, and its size and time.  ArtifactNotFound; also for links that lead out."""
+        place = self.files(job_id).file(path)
+        return place, place.stat()
+
+    def report_path(self, job_id: str) -> str:
+        """The report's path among the job's files.  ArtifactNotFound until it is written."""
+        self.artifact(job_id, _REPORT)
+        return _REPORT
+
+    def log(self, job_id: str, group: str, *, offset: int, limit: int) -> bytes:
+        """A part of a group's log, cut at a line's end where one is in it.  ArtifactNotFound."""
+        text = self.files(job_id).read_range(f"logs/{group}.log", offset, limit)
+        end = text.rfind(b"\n") + 1
+        return text[:end] if end and len(text) == limit else text
+
+    def _newest_plan(self, job_id: str) -> dict[str, Any] | None:
+        return self.plan(job_id) if self._store.plans(job_id) else None
+
+
+def _summary(job: Job) -> wire.JobSummary:
+    same = ("id", "name", "state", "desired", "reason", "attempt", "created_at", "started_at", "finished_at")
+    return wire.JobSummary(
+        **{name: getattr(job, name) for name in same}, num_tasks=len(job.spec.tasks), method=job.spec.method.kind
+    )
+
+
+def _planned(group: dict[str, Any], now: Any) -> wire.Group:
+    """A group of a plan that nothing has trained yet: it waits (perhaps for an approval)."""
+    return wire.Group(
+        id=group["id"],
+        kind="plan",
+        tasks=group["tasks"],
+        state="waiting",
+        step=0,
+        num_steps=0,
+        losses={},
+        reason=None,
+        worker=None,
+        parameters={},
+        seconds=None,
+        cohesion=group.get("cohesion"),
+        why=group.get("reason"),
+        updated_at=now,
+    )
+
+
+def _reasons(tasks: Sequence[dict[str, Any]]) -> list[wire.TaskReason]:
+    return [wire.TaskReason.model_validate(task) for task in tasks]
