@@ -1,0 +1,97 @@
+"""The driver of one attempt: `python -m service.driver JOB ATTEMPT`.
+
+It runs as a Ray Job, walks the stages of a job in order and ends.  Every stage writes its artifact before the state
+moves on, so a new attempt goes on at the first stage whose artifact is missing.
+"""
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from service.artifacts import JobFiles
+from service.settings import Settings
+from service.stages.group import group
+from service.stages.profile import profile
+from service.stages.publish import publish
+from service.stages.run import Interrupted, JobRun, StageFailed, StaleAttempt
+from service.stages.train import train
+from service.stages.validate import validate
+from service.states import JobState
+from service.store import Store
+from workers.launching.launcher import Launcher
+from workers.launching.ray_launcher import RayLauncher
+
+log = logging.getLogger("service.driver")
+
+
+def run_job(
+    job_id: str,
+    attempt: int,
+    *,
+    store: Store,
+    files: JobFiles,
+    launcher: Launcher,
+    settings: Settings,
+    terminated: Callable[[], bool] = lambda: False,
+) -> JobState:
+    """Runs one attempt to its end and returns the state the job is in then."""
+    job = store.get_job(job_id)
+    run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
+    try:
+        validate(run)
+        profile(run)
+        group(run)
+        trained = train(run)
+        to, reason = publish(run, trained)
+    except Interrupted as wish:
+        to, reason = wish.to, wish.reason
+    except StaleAttempt as stale:
+        log.warning("%s", stale)
+        return store.get_job(job_id).state
+    except StageFailed as failed:
+        files.append_log("driver", [failed.reason, *failed.detail.splitlines()])
+        to, reason = JobState.FAILED, failed.reason
+    except ValueError as error:
+        files.append_log("driver", traceback.format_exc().splitlines())
+        to, reason = JobState.FAILED, str(error)
+    except Exception as error:
+        files.append_log("driver", traceback.format_exc().splitlines())
+        log.exception("attempt %d of %s failed", attempt, job_id)
+        to, reason = JobState.FAILED, f"{type(error).__name__}: {error}. The log `driver.log` has the details."
+    store.move(job_id, to, attempt=attempt, reason=reason)
+    return store.get_job(job_id).state
+
+
+def main(job_id: str, attempt: int) -> int:
+    """Runs an attempt on Ray.  0 unless this process itself is at fault: how the job ended is told by its state."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = Settings.load()
+    store = Store(settings.database_url)
+    job = store.get_job(job_id)
+    if job.attempt != attempt:
+        log.warning("attempt %d of %s is over: attempt %d owns the job", attempt, job_id, job.attempt)
+        return 0
+    launcher = RayLauncher(device=job.spec.resources.device, max_device_workers=settings.max_device_workers)
+    terminations: list[int] = []
+    # after Ray's start, which puts a handler of its own in place: ours lets the poll loop checkpoint and end
+    signal.signal(signal.SIGTERM, lambda number, frame: terminations.append(number))
+    try:
+        state = run_job(
+            job_id,
+            attempt,
+            store=store,
+            files=JobFiles(settings.storage, job_id),
+            launcher=launcher,
+            settings=settings,
+            terminated=lambda: bool(terminations),
+        )
+    finally:
+        launcher.close()
+    log.info("%s is %s", job_id, state)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,42 @@
+"""Stage `profile`: trains the shared prompt over all tasks and writes every task's signatures."""
+
+from service.stages.run import JobRun, StageFailed
+from service.stages.supervise import supervise
+from service.stages.validate import fingerprints
+from service.states import JobState
+from workers.launching.board import Outcome
+from workers.launching.work import GroupUnit, ProfileWork, Work
+from workers.methods.config import MmAPConfig
+
+ARTIFACT = "profile/signatures.npz"
+
+
+def profile(run: JobRun) -> None:
+    """Writes `profile/signatures.npz` unless it is there, or the job's sharing needs none."""
+    if run.spec.trivial_sharing is not None:
+        return
+    run.enter(JobState.PROFILING)
+    if run.files.exists(ARTIFACT):
+        return
+    method = run.spec.method if isinstance(run.spec.method, MmAPConfig) else MmAPConfig()
+    unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
+
+    def on_end(work: Work, outcome: Outcome) -> list[Work]:
+        if outcome.kind != "done":
+            run.update_group(unit.id, state="failed", reason=outcome.error)
+            raise StageFailed(f"The shared prompt could not be trained: {outcome.error}", outcome.traceback)
+        return []
+
+    run.put_groups((unit,))
+    work = ProfileWork(
+        **run.common(),
+        groups=(unit,),
+        fingerprints=fingerprints(run),
+        profile=run.spec.profile,
+        training=run.spec.training,
+        method=method,
+        directory=run.files.path(ARTIFACT).parent,
+    )
+    supervise(run, [work], on_end)
+    run.update_group(unit.id, state="done")
+    run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")

@@ -1,0 +1,119 @@
+"""One attempt of a job as its stages see it: what to do, where to write, and whether to go on.
+
+Every write goes through here with the attempt's number.  A write that changes nothing means that a newer attempt has
+taken over, and then this one ends at once.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.artifacts import JobFiles
+from service.settings import Settings
+from service.spec import JobSpec
+from service.states import Desired, JobState
+from service.store import Store
+from workers.launching.launcher import Launcher
+from workers.launching.work import GroupUnit
+
+log = logging.getLogger(__name__)
+
+
+class StaleAttempt(Exception):
+    """A newer attempt owns the job; this one must not write another word."""
+
+
+class Interrupted(Exception):
+    """A wish ended the attempt before its job was done; `to` is where the job goes."""
+
+    def __init__(self, to: JobState, reason: str) -> None:
+        super().__init__(to, reason)
+        self.to = to
+        self.reason = reason
+
+
+class StageFailed(Exception):
+    """The job cannot go on.  `reason` is for the user, `detail` (a traceback) for the log."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass
+class JobRun:
+    """What every stage is handed."""
+
+    job: str
+    attempt: int
+    spec: JobSpec
+    store: Store
+    files: JobFiles
+    launcher: Launcher
+    settings: Settings
+    terminated: Callable[[], bool] = field(default=lambda: False)
+    """True once this process was asked to end (SIGTERM)."""
+
+    def enter(self, state: JobState) -> None:
+        """Moves the job into a stage."""
+        self.check()
+        self._landed(self.store.move(self.job, state, attempt=self.attempt))
+
+    def event(self, kind: str, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
+        """Tells the user something."""
+        log.info("%s: %s", kind, message)
+        seq = self.store.add_event(self.job, kind, message, level=level, data=data, attempt=self.attempt)
+        self._landed(seq is not None)
+
+    def put_groups(self, units: tuple[GroupUnit, ...]) -> None:
+        """Rows for groups that are about to run; rows that exist keep what they know."""
+        rows = [{"id": u.id, "kind": u.kind, "tasks": u.tasks, "num_steps": u.num_steps} for u in units]
+        self._landed(self.store.put_groups(self.job, rows, attempt=self.attempt))
+
+    def put_plan(self, number: int, *, approved: bool) -> None:
+        """Records a plan whose artifact is written; an approval given before stays."""
+        self._landed(self.store.put_plan(self.job, number, approved, self.attempt))
+
+    def update_group(self, group: str, **fields: Any) -> None:
+        """Changes fields of a group's row."""
+        self._landed(self.store.update_group(self.job, group, attempt=self.attempt, **fields))
+
+    def add_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Appends metric points."""
+        if rows:
+            self._landed(self.store.add_metrics(self.job, rows, attempt=self.attempt))
+
+    def put_results(self, rows: list[dict[str, Any]]) -> None:
+        """Writes test results; the same task and baseline again replaces them."""
+        self._landed(self.store.put_results(self.job, rows, attempt=self.attempt))
+
+    def check(self) -> None:
+        """Raises `Interrupted` or `StaleAttempt` where the attempt should not go on.  Asked before every artifact."""
+        wish = self.store.wish(self.job)
+        if wish.attempt != self.attempt or not wish.active:
+            owner = f"attempt {wish.attempt} owns the job" if wish.attempt != self.attempt else "the job was taken away"
+            raise StaleAttempt(f"attempt {self.attempt} of {self.job} is over: {owner}")
+        if wish.desired is Desired.CANCEL:
+            raise Interrupted(JobState.CANCELLED, "cancelled by its user")
+        if wish.desired is Desired.PAUSE:
+            raise Interrupted(JobState.PAUSED, "paused by its user; checkpoints are kept")
+        if wish.draining or self.terminated():
+            raise Interrupted(JobState.QUEUED, "the service shuts down; the job goes on when it is back")
+
+    def common(self) -> dict[str, Any]:
+        """The fields that every work of this job shares."""
+        return {
+            "job": self.job,
+            "attempt": self.attempt,
+            "backbone": self.spec.backbone,
+            "tasks": tuple(self.spec.tasks),
+            "roots": self.settings.roots,
+            "cache_dir": self.settings.home / "cache",
+            "num_threads": self.launcher.num_threads,
+        }
+
+    def _landed(self, written: bool | None) -> None:
+        if written is False:
+            raise StaleAttempt(f"attempt {self.attempt} of {self.job} wrote nothing: a newer attempt owns the job")

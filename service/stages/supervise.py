@@ -1,0 +1,126 @@
+"""Runs works to their end on the launcher's workers: starts them as workers come free, writes down what they tell,
+and hands every wish on.
+
+A wish is seen within one poll, and the work ends within one training step of that.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from service.stages.run import Interrupted, JobRun, StaleAttempt
+from service.states import JobState
+from workers.launching.board import Outcome, ProgressRow, Update
+from workers.launching.launcher import Running
+from workers.launching.work import Work
+
+log = logging.getLogger(__name__)
+
+MAX_POLL_SECONDS = 1.0
+PAUSE_GRACE_SECONDS = 60.0
+GRACE_SHARE = 0.7
+"""Of the time that the coordinator grants, the part left to the works: the rest is for writing how it ended."""
+
+
+def supervise(
+    run: JobRun,
+    works: Sequence[Work],
+    on_end: Callable[[Work, Outcome], Sequence[Work]],
+    on_poll: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs `works` in order, as many at a time as the launcher can.
+
+    `on_end` hears how each ended and may answer with works to run in its place; `on_poll` is called once a look.  When
+    the job's wish changes, all that run are asked to checkpoint and end, and `Interrupted` is raised once they have.
+    """
+    waiting = deque(works)
+    running: list[Running] = []
+    try:
+        while waiting or running:
+            run.check()
+            while waiting and len(running) < run.launcher.capacity(waiting[0].devices):
+                running.append(_start(run, waiting.popleft()))
+            run.launcher.wait(running, min(run.settings.poll_seconds, MAX_POLL_SECONDS))
+            for ended, outcome in _poll(run, running):
+                running.remove(ended)
+                waiting.extend(on_end(ended.work, outcome))
+            on_poll()
+    except Interrupted as wish:
+        _wind_down(run, running, _grace_seconds(run, wish))
+        raise
+    except StaleAttempt:
+        for each in running:
+            each.stop()
+        raise
+
+
+def _start(run: JobRun, work: Work) -> Running:
+    started = run.launcher.start(work)
+    for unit in work.groups:
+        if unit.kind != "validate":
+            run.update_group(unit.id, state="running", worker=started.worker, reason=None)
+    return started
+
+
+def _poll(run: JobRun, running: Sequence[Running]) -> list[tuple[Running, Outcome]]:
+    """Writes down what is new; returns the works that have ended."""
+    ended: list[tuple[Running, Outcome]] = []
+    for each in list(running):
+        update = each.poll()
+        record(run, update)
+        if update.outcome is not None:
+            ended.append((each, update.outcome))
+    return ended
+
+
+def record(run: JobRun, update: Update) -> None:
+    """Progress into rows, lines into the groups' logs."""
+    latest: dict[str, ProgressRow] = {row["group"]: row for row in update.progress}
+    for group, row in latest.items():
+        run.update_group(group, step=row["step"], num_steps=row["num_steps"], losses=row["losses"])
+    run.add_metrics([point for row in update.progress for point in _points(row)])
+    texts: dict[str, list[str]] = {}
+    for group, line in update.lines:
+        texts.setdefault(group, []).append(line)
+    for group, lines in texts.items():
+        run.files.append_log(group, lines)
+
+
+def _points(row: ProgressRow) -> list[dict]:
+    point = {"group": row["group"], "step": row["step"]}
+    return [
+        *({**point, "task": task, "name": "loss", "value": value} for task, value in row["losses"].items()),
+        *({**point, "task": task, "name": "val_accuracy", "value": value} for task, value in row["accuracies"].items()),
+        {**point, "task": None, "name": "images_per_second", "value": row["images_per_second"]},
+        {**point, "task": None, "name": "lr", "value": row["lr"]},
+    ]
+
+
+def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
+    """Asks all to end and waits for their checkpoints, but not for ever: closing the launcher ends the rest."""
+    for each in running:
+        each.stop()
+    deadline = time.monotonic() + seconds
+    while running and time.monotonic() < deadline:
+        run.launcher.wait(running, min(run.settings.poll_seconds, MAX_POLL_SECONDS))
+        for ended, outcome in _poll(run, running):
+            running.remove(ended)
+            for unit in ended.work.groups:
+                if unit.kind != "validate":
+                    state = "failed" if outcome.kind == "failed" else "stopped"
+                    run.update_group(unit.id, state=state, reason=outcome.error or None)
+    for each in running:
+        groups = ", ".join(unit.id for unit in each.work.groups)
+        run.event(
+            "checkpoint_late",
+            f"{groups} did not end within {seconds:.0f} s; the last checkpoint counts.",
+            level="warning",
+        )
+
+
+def _grace_seconds(run: JobRun, wish: Interrupted) -> float:
+    if wish.to is JobState.PAUSED:
+        return PAUSE_GRACE_SECONDS
+    allowed = run.settings.cancel_grace_seconds if wish.to is JobState.CANCELLED else run.settings.drain_seconds
+    return GRACE_SHARE * allowed

@@ -1,0 +1,306 @@
+"""Laws of the driver: every stage once, resumable at every boundary, wishes honoured, a stale attempt silent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from service.artifacts import JobFiles
+from service.driver import run_job
+from service.settings import Settings
+from service.spec import JobSpec, parse_spec
+from service.states import Desired, JobState
+from service.store import Store
+from workers.launching.inline import InlineLauncher
+
+TASKS = ("art", "clipart", "photo")
+STAGES = (JobState.PROFILING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING)
+ARTIFACTS = {
+    JobState.VALIDATING: "datasets.json",
+    JobState.PROFILING: "profile/signatures.npz",
+    JobState.GROUPING: "plans/0.json",
+    JobState.TRAINING: "groups/all/result.json",
+    JobState.PUBLISHING: "bundle/manifest.json",
+}
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing in the driver may catch it."""
+
+
+class DyingStore(Store):
+    """A store in front of which the driver dies, right before it enters a state."""
+
+    dies_before: JobState | None = None
+
+    def move(self, job_id: str, to: JobState, **fields: Any) -> bool:
+        if to == self.dies_before:
+            self.dies_before = None
+            raise Killed
+        return super().move(job_id, to, **fields)
+
+
+class WishingStore(Store):
+    """A store whose user changes their mind as soon as a group reports progress in training."""
+
+    wish_on_progress: Callable[[], object] | None = None
+
+    def add_metrics(self, job_id: str, rows: Any, attempt: int) -> bool:
+        rows = list(rows)
+        if self.wish_on_progress and any(row["group"] == "all" and row["name"] == "loss" for row in rows):
+            wish, self.wish_on_progress = self.wish_on_progress, None
+            wish()
+        return super().add_metrics(job_id, rows, attempt)
+
+
+class World:
+    """An installation in a folder, and the jobs run in it."""
+
+    def __init__(self, home: Path, base: Path, store: Store) -> None:
+        self.settings = Settings(home=home, data_roots=[str(base)], poll_seconds=0.02)
+        self.store = store
+        store.create_schema()
+
+    def submit(self, spec: JobSpec) -> str:
+        return self.store.create_job(spec)[0].id
+
+    def attempt(self, job: str, number: int | None = None) -> JobState:
+        launcher = InlineLauncher()
+        try:
+            return run_job(
+                job,
+                self.store.start_attempt(job) if number is None else number,
+                store=self.store,
+                files=self.files(job),
+                launcher=launcher,
+                settings=self.settings,
+            )
+        finally:
+            launcher.close()
+
+    def files(self, job: str) -> JobFiles:
+        return JobFiles(self.settings.storage, job)
+
+    def folder(self, job: str) -> Path:
+        return Path(self.settings.storage) / "jobs" / job
+
+    def learned(self, job: str) -> dict[str, dict[str, bytes]]:
+        return {
+            path.parent.name: {name: tensor.tobytes() for name, tensor in load_file(path).items()}
+            for path in sorted(self.folder(job).glob("groups/*/learned.safetensors"))
+        }
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
+    return lambda store=None: World(tmp_path / "home", tmp_path_factory.getbasetemp(), store or Store("sqlite://"))
+
+
+@pytest.fixture
+def make_spec(tiny_clip_dir: Path, task_folders: Callable[..., Path]) -> Callable[..., JobSpec]:
+    def make(**changes: Any) -> JobSpec:
+        spec = {
+            "name": "tiny",
+            "backbone": {"model": f"local-dir:{tiny_clip_dir}"},
+            "tasks": [
+                {"name": name, "source": {"kind": "folder", "uri": str(task_folders(name))}, "split": {"shots": 4}}
+                for name in TASKS
+            ],
+            "method": {"kind": "mmap", "num_tokens": 2, "source_shape": [2, 2], "depth": 2},
+            "profile": {"max_steps": 2, "snapshots": 2, "microbatches": 2, "microbatch_size": 2},
+            "training": {"max_steps": 3, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 2},
+        }
+        return parse_spec(spec | changes)
+
+    return make
+
+
+def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec())
+    assert world.attempt(job) == JobState.SUCCEEDED
+    for artifact in ARTIFACTS.values():
+        assert (world.folder(job) / artifact).is_file()
+    groups = world.store.groups(job)
+    assert {group.state for group in groups} == {"done"}
+    assert {"shared", "zero-shot", "all", "alone-art", "alone-clipart", "alone-photo", "g1"} <= {g.id for g in groups}
+    rows = {(row.task, row.baseline): row.accuracy for row in world.store.results(job)}
+    assert set(rows) == {(task, baseline) for task in TASKS for baseline in (None, "zero_shot", "alone", "all")}
+    assert all(value is not None and 0 <= value <= 1 for value in rows.values())
+    states = [event.data["to"] for event in world.store.events(job) if event.kind == "state"]
+    assert states == ["QUEUED", "STARTING", "VALIDATING", *STAGES, "SUCCEEDED"]
+    assert "step 3/3" in (world.folder(job) / "logs" / "all.log").read_text()
+
+
+@pytest.mark.parametrize("boundary", STAGES)
+def test_a_killed_attempt_is_continued_at_the_stage_whose_artifact_is_missing(make_world, make_spec, boundary):
+    spec = make_spec()
+    world = make_world(DyingStore("sqlite://"))
+    undisturbed = world.submit(spec)
+    assert world.attempt(undisturbed) == JobState.SUCCEEDED
+
+    job = world.submit(spec)
+    world.store.dies_before = boundary
+    with pytest.raises(Killed):
+        world.attempt(job)
+    finished = [world.folder(job) / artifact for stage, artifact in ARTIFACTS.items() if stage != boundary]
+    written = {path: path.stat().st_mtime_ns for path in finished if path.exists()}
+    assert written
+    assert not (world.folder(job) / ARTIFACTS[boundary]).exists()
+
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    assert world.attempt(job) == JobState.SUCCEEDED
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert world.learned(job) == world.learned(undisturbed)
+
+
+@pytest.mark.parametrize("stage", list(ARTIFACTS))
+def test_an_artifact_that_is_gone_is_made_again_and_nothing_else(make_world, make_spec, stage):
+    world = make_world(DyingStore("sqlite://"))
+    job = world.submit(make_spec())
+    world.store.dies_before = JobState.SUCCEEDED
+    with pytest.raises(Killed):
+        world.attempt(job)
+    learned = world.learned(job)
+    missing = world.folder(job) / ARTIFACTS[stage]
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in (world.folder(job) / artifact for artifact in ARTIFACTS.values())
+        if path != missing and path.name != "manifest.json"
+    }
+    missing.unlink()
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    assert world.attempt(job) == JobState.SUCCEEDED
+    assert missing.is_file()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert world.learned(job).keys() == learned.keys()
+    for group, tensors in world.learned(job).items():
+        for name, content in tensors.items():  # up to rounding: the group's neighbours in its pass are others now
+            np.testing.assert_allclose(
+                np.frombuffer(content, np.float32), np.frombuffer(learned[group][name], np.float32), atol=1e-5
+            )
+
+
+def test_cancel_in_the_middle_of_training_leaves_no_manifest(make_world, make_spec):
+    world = make_world(WishingStore("sqlite://"))
+    job = world.submit(make_spec(training={"max_steps": 100_000, "batch_size": 4, "checkpoint_every": 10}))
+    world.store.wish_on_progress = lambda: world.store.set_desired(job, Desired.CANCEL)
+    assert world.attempt(job) == JobState.CANCELLED
+    assert not (world.folder(job) / "bundle" / "manifest.json").exists()
+    assert {group.state for group in world.store.groups(job) if group.kind == "all"} == {"stopped"}
+
+
+def test_pause_and_resume_end_with_the_tensors_of_an_uninterrupted_run(make_world, make_spec):
+    training = {"max_steps": 60, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 20}
+    spec = make_spec(training=training, baselines=["zero_shot", "all"])
+    world = make_world(WishingStore("sqlite://"))
+    undisturbed = world.submit(spec)
+    assert world.attempt(undisturbed) == JobState.SUCCEEDED
+    job = world.submit(spec)
+    world.store.wish_on_progress = lambda: world.store.set_desired(job, Desired.PAUSE)
+    assert world.attempt(job) == JobState.PAUSED
+    assert not (world.folder(job) / "groups" / "all" / "result.json").exists()
+    world.store.set_desired(job, Desired.RUN)
+    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.learned(job) == world.learned(undisturbed)
+
+
+def test_a_draining_service_gets_its_job_back_in_the_queue(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec())
+    world.store.set_draining(True)
+    assert world.attempt(job) == JobState.QUEUED
+    world.store.set_draining(False)
+    assert world.attempt(job) == JobState.SUCCEEDED
+
+
+def test_a_stale_attempt_writes_nothing(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec())
+    stale = world.store.start_attempt(job)
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    world.store.start_attempt(job)
+    before = (world.store.events(job), world.store.get_job(job))
+    assert world.attempt(job, stale) == JobState.STARTING
+    assert (world.store.events(job), world.store.get_job(job)) == before
+    assert not [path for path in world.folder(job).rglob("*") if path.is_file()]
+
+
+def test_an_attempt_that_is_overtaken_while_it_trains_ends_without_a_result(make_world, make_spec):
+    world = make_world(WishingStore("sqlite://"))
+    job = world.submit(make_spec(training={"max_steps": 100_000, "batch_size": 4}))
+
+    def overtake() -> None:
+        world.store.move(job, JobState.QUEUED, attempt=None)
+        world.store.start_attempt(job)
+
+    world.store.wish_on_progress = overtake
+    assert world.attempt(job) == JobState.STARTING
+    assert world.store.events(job)[-1].data["to"] == "STARTING"
+    assert not (world.folder(job) / "bundle").exists()
+
+
+def test_one_failed_group_does_not_sink_its_siblings(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(grouping={"num_groups": 2}))
+    (world.folder(job) / "groups").mkdir(parents=True)
+    (world.folder(job) / "groups" / "g1").write_text("a file where the group's folder should be")
+    assert world.attempt(job) == JobState.PARTIALLY_SUCCEEDED
+    states = {group.id: group.state for group in world.store.groups(job)}
+    assert states.pop("g1") == "failed"
+    assert set(states.values()) == {"done"}
+    assert "g1" in (world.store.get_job(job).reason or "")
+    assert (world.folder(job) / "bundle" / "manifest.json").is_file()
+
+
+def test_when_every_group_fails_the_job_fails_and_says_why(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(method={"kind": "mmap", "num_tokens": 2, "depth": 2, "sharing": "all"}, baselines=[]))
+    (world.folder(job) / "groups").mkdir(parents=True)
+    (world.folder(job) / "groups" / "g1").write_text("a file where the group's folder should be")
+    assert world.attempt(job) == JobState.FAILED
+    assert "No group could be trained" in (world.store.get_job(job).reason or "")
+    assert not (world.folder(job) / "bundle" / "manifest.json").exists()
+
+
+def test_missing_data_fail_the_job_with_the_place_that_was_given(make_world, make_spec, task_folders):
+    world = make_world()
+    spec = make_spec()
+    lost = spec.tasks[0].model_dump() | {"source": {"kind": "folder", "uri": str(task_folders("art") / "nowhere")}}
+    job = world.submit(make_spec(tasks=[lost]))
+    assert world.attempt(job) == JobState.FAILED
+    assert "nowhere" in (world.store.get_job(job).reason or "")
+
+
+@pytest.mark.parametrize(("sharing", "num_groups"), [("alone", 3), ("all", 1)])
+def test_trivial_sharings_skip_the_profile_and_still_have_a_plan(make_world, make_spec, sharing, num_groups):
+    world = make_world()
+    method = {"kind": "mmap", "num_tokens": 2, "depth": 2, "sharing": sharing}
+    job = world.submit(make_spec(method=method, baselines=["zero_shot", sharing]))
+    assert world.attempt(job) == JobState.SUCCEEDED
+    assert not (world.folder(job) / "profile").exists()
+    plan = json.loads((world.folder(job) / "plans" / "0.json").read_text())
+    assert len(plan["groups"]) == num_groups
+    mine = {row.task: (row.group, row.accuracy) for row in world.store.results(job) if row.baseline is None}
+    same = {row.task: (row.group, row.accuracy) for row in world.store.results(job) if row.baseline == sharing}
+    assert mine == same
+
+
+def test_a_plan_that_wants_approval_waits_for_it(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(grouping={"approve": True}))
+    assert world.attempt(job) == JobState.AWAITING_APPROVAL
+    assert not (world.folder(job) / "groups").exists()
+    world.store.approve_plan(job, 0)
+    assert world.attempt(job) == JobState.SUCCEEDED
+
+
+def test_groups_over_several_devices_are_refused_where_there_is_one(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(resources={"devices_per_group": 2}))
+    assert world.attempt(job) == JobState.FAILED
+    assert "devices_per_group=2" in (world.store.get_job(job).reason or "")

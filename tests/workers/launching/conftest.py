@@ -1,0 +1,81 @@
+"""Works over the tiny CLIP and small folders of images, and one local Ray for the tests that need a real one."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from workers.clip.config import BackboneConfig
+from workers.data.config import FolderSource, ShotsSplit, TaskConfig
+from workers.data.roots import DataRoots
+from workers.launching.ray_group import NAMESPACE
+from workers.launching.work import GroupUnit, PassWork
+from workers.methods.config import MmAPConfig
+from workers.training.config import TrainConfig
+
+METHOD = MmAPConfig(num_tokens=2, source_shape=(2, 2), depth=2)
+
+
+@pytest.fixture
+def make_pass(
+    tiny_clip_dir: Path, task_folders: Callable[..., Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., PassWork]:
+    """`make_pass({"g1": ("art", "photo")}, max_steps=3)`: groups by id, and settings of the training."""
+
+    def make(
+        groups: dict[str, tuple[str, ...]],
+        *,
+        job: str = "job-tiny",
+        into: str = "groups",
+        devices: int = 1,
+        shots: dict[str, int] | None = None,
+        **training: Any,
+    ) -> PassWork:
+        names = sorted({task for tasks in groups.values() for task in tasks})
+        tasks = [
+            TaskConfig(
+                name=name,
+                source=FolderSource(uri=str(task_folders(name))),
+                split=ShotsSplit(shots=(shots or {}).get(name, 4), val_shots=1),
+            )
+            for name in names
+        ]
+        settings: dict[str, Any] = {"max_steps": 3, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 50}
+        config = TrainConfig(**settings | training)
+        return PassWork(
+            job=job,
+            attempt=1,
+            backbone=BackboneConfig(model=f"local-dir:{tiny_clip_dir}"),
+            tasks=tuple(tasks),
+            groups=tuple(GroupUnit(id, "plan", members, METHOD) for id, members in groups.items()),
+            roots=DataRoots(file_roots=(str(tmp_path_factory.getbasetemp()),)),
+            cache_dir=tmp_path / "cache",
+            devices=devices,
+            training=config,
+            directories={id: tmp_path / into / id for id in groups},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of our own on this machine, for as long as the tests need it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            namespace=NAMESPACE,
+            include_dashboard=True,
+            dashboard_port=port,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()

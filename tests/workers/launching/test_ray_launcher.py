@@ -1,0 +1,108 @@
+"""Laws of running works on a real Ray: names on the dashboard, stop, crash, and one live attempt at a time."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.util.state import list_actors
+
+from workers.launching.board import Outcome, Update
+from workers.launching.launcher import DuplicateAttempt, Running
+from workers.launching.ray_group import NAMESPACE, group_actor_name
+from workers.launching.ray_launcher import RayLauncher
+from workers.training.results import GroupResult
+
+pytestmark = pytest.mark.ray
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def launcher(local_ray: None) -> Iterator[RayLauncher]:
+    launcher = RayLauncher(device="cpu")
+    yield launcher
+    launcher.close()
+
+
+def watch(launcher: RayLauncher, running: Running, until: Callable[[Update], bool]) -> list[Update]:
+    """Polls until an update is as wanted; fails loudly where none ever is."""
+    deadline = time.monotonic() + PATIENCE
+    updates: list[Update] = []
+    while time.monotonic() < deadline:
+        updates.append(running.poll())
+        if until(updates[-1]):
+            return updates
+        assert updates[-1].outcome is None, updates[-1].outcome
+        launcher.wait([running], 0.2)
+    raise AssertionError(f"nothing came within {PATIENCE} s: {updates}")
+
+
+def ended(launcher: RayLauncher, running: Running) -> tuple[list[Update], Outcome]:
+    updates = watch(launcher, running, lambda update: update.outcome is not None)
+    outcome = updates[-1].outcome
+    assert outcome is not None
+    return updates, outcome
+
+
+def test_groups_are_named_actors_and_their_pass_leaves_results(launcher, make_pass):
+    work = make_pass({"g1": ("art", "clipart"), "g2": ("photo",)}, job="job-names")
+    running = launcher.start(work)
+    updates, outcome = ended(launcher, running)
+    assert outcome.kind == "done", outcome.traceback
+    for unit in work.groups:
+        assert GroupResult.read(work.directories[unit.id]) is not None
+        state: Any = ray.get(ray.get_actor(group_actor_name("job-names", unit.id), namespace=NAMESPACE).state.remote())
+        assert state["latest"]["step"] == 3
+    last = {row["group"]: row["step"] for update in updates for row in update.progress}
+    assert last == {"g1": 3, "g2": 3}
+    lines = [line for update in updates for group, line in update.lines if group == "g2"]
+    assert any("step 3/3" in line for line in lines)
+    actors: list[Any] = list_actors(detail=True)
+    shown = {actor.name: actor.repr_name for actor in actors if (actor.name or "").startswith("job-names/")}
+    assert shown == {"job-names/g1": "Group(g1: art, clipart)", "job-names/g2": "Group(g2: photo)"}
+
+
+def test_stop_reaches_a_busy_worker_which_then_serves_the_next_work(launcher, make_pass):
+    work = make_pass({"g1": ("art",)}, job="job-stop", max_steps=1_000_000)
+    running = launcher.start(work)
+    watch(launcher, running, lambda update: any(row["group"] == "g1" for row in update.progress))
+    asked = time.monotonic()
+    running.stop()
+    _, outcome = ended(launcher, running)
+    assert outcome.kind == "stopped"
+    assert time.monotonic() - asked < 10
+    assert GroupResult.read(work.directories["g1"]) is None
+    _, outcome = ended(launcher, launcher.start(make_pass({"g2": ("art",)}, job="job-stop")))
+    assert outcome.kind == "done", outcome.traceback
+
+
+def test_a_killed_device_worker_is_a_failed_work_and_the_next_gets_a_new_worker(launcher, make_pass):
+    running = launcher.start(make_pass({"g1": ("art",)}, job="job-crash", max_steps=1_000_000))
+    updates = watch(launcher, running, lambda update: any(row["step"] for row in update.progress))
+    told = [re.search(r"device worker: process (\d+)", line) for update in updates for _, line in update.lines]
+    (process,) = [int(found[1]) for found in told if found]
+    os.kill(process, signal.SIGKILL)
+    _, outcome = ended(launcher, running)
+    assert (outcome.kind, outcome.fault) == ("failed", "crash")
+    _, outcome = ended(launcher, launcher.start(make_pass({"g2": ("art",)}, job="job-crash")))
+    assert outcome.kind == "done", outcome.traceback
+
+
+def test_a_second_live_attempt_is_refused_by_name(launcher, make_pass):
+    work = make_pass({"g1": ("art",)}, job="job-twice")
+    launcher.announce(work.job, 1, work.groups)
+    second = RayLauncher(device="cpu")
+    with pytest.raises(DuplicateAttempt, match="'job-twice/g1' alive"):
+        second.announce(work.job, 2, work.groups)
+    second.close()
+
+
+def test_devices_that_the_cluster_lacks_are_refused_before_anything_starts(launcher):
+    with pytest.raises(ValueError, match="devices_per_group=64: the cluster has 2 CPU"):
+        launcher.capacity(64)
+    with pytest.raises(ValueError, match="device=cuda: the cluster has no GPU"):
+        RayLauncher(device="cuda")

@@ -1,0 +1,57 @@
+"""The law of data parallelism: ranks change who computes, not what comes out."""
+
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from workers.launching.inline import InlineLauncher
+from workers.launching.launcher import Launcher
+from workers.launching.ray_launcher import RayLauncher
+from workers.launching.ray_train import safe_run_name
+from workers.launching.work import PassWork
+from workers.training.results import LEARNED, GroupResult
+
+pytestmark = pytest.mark.ray
+
+
+def run(launcher: Launcher, work: PassWork) -> dict[str, np.ndarray]:
+    running = launcher.start(work)
+    deadline = time.monotonic() + 240
+    while (outcome := running.poll().outcome) is None:
+        assert time.monotonic() < deadline, "the ranks never ended"
+        launcher.wait([running], 0.5)
+    assert outcome.kind == "done", outcome.traceback
+    return load_file(work.directories["g1"] / LEARNED)
+
+
+def test_two_ranks_learn_what_one_process_learns_from_the_same_batches(local_ray, make_pass):
+    """Batches of 5 give ranks of 3 and 2 images; the task of 3 images gives 2 and 1."""
+    uneven = {"art": 4, "clipart": 1, "photo": 3}
+    settings = {"batch_size": 5, "max_steps": 3, "lr": 0.02, "shots": uneven}
+    groups = {"g1": ("art", "clipart", "photo")}
+    inline = InlineLauncher()
+    alone = run(inline, make_pass(groups, into="one", **settings))
+    other = run(inline, make_pass(groups, into="other", **settings | {"batch_size": 4}))
+    inline.close()
+    launcher = RayLauncher(device="cpu")
+    assert launcher.capacity(2) == 1
+    work = make_pass(groups, into="two", job="job-ranks", devices=2, **settings)
+    together = run(launcher, work)
+    launcher.close()
+    assert together.keys() == alone.keys()
+    for name, tensor in alone.items():
+        scale = np.abs(tensor).max()
+        assert np.abs(other[name] - tensor).max() > 1e-3 * scale, "another batch must be told apart"
+        np.testing.assert_allclose(together[name], tensor, rtol=0, atol=1e-5 * scale, err_msg=name)
+    result = GroupResult.read(work.directories["g1"])
+    assert result is not None
+    assert result.steps == 4
+
+
+@pytest.mark.parametrize(("job", "group"), [("job-7", "g2"), ("job-7", "alone-a/b c")])
+def test_run_names_are_plain_folder_names(job, group):
+    name = safe_run_name(job, group)
+    assert name.startswith("job-7-")
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")

@@ -1,0 +1,125 @@
+"""Does a work: loads its data and the frozen CLIP and calls the training room.  Every launcher ends up here.
+
+Runs wherever it is called: in a thread, an actor, a rank of a data-parallel run.  It knows nothing of Ray or of jobs.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, assert_never
+
+import torch
+
+from workers.clip.frozen import FrozenCLIP, load_clip
+from workers.data.dataset import TaskData, load_task
+from workers.launching.board import Outcome, ProgressRow
+from workers.launching.work import PassWork, ProfileWork, ValidateWork, Work
+from workers.training.distributed import Ranks
+from workers.training.signatures import profile
+from workers.training.train import GroupWork, Progress, Stopped, train
+
+ClipCache = dict[tuple[str, str], FrozenCLIP]
+"""One frozen backbone per (backbone config, device) of a process."""
+
+
+def execute(
+    work: Work,
+    *,
+    clip_cache: ClipCache,
+    device: str,
+    should_stop: Callable[[], bool],
+    report: Callable[[ProgressRow], None],
+    log: Callable[[str], None],
+    ranks: Ranks | None = None,
+) -> Any:
+    """Runs a work to its end and returns what it found as JSON-ready values.
+
+    ValueError where the settings or the data are at fault; `Stopped` once everything is checkpointed after
+    `should_stop()` turned true.
+    """
+    torch.set_num_threads(work.num_threads)
+    clip = _clip(work, clip_cache, device, log)
+    data: dict[str, TaskData] = {}
+    for task in work.tasks:
+        if should_stop():
+            raise Stopped(f"stopped before the images of task {task.name!r} were read")
+        data[task.name] = load_task(task, clip.resize, roots=work.roots, cache_dir=work.cache_dir)
+        _refuse_changed(data[task.name], work.fingerprints.get(task.name))
+
+    def tell(progress: Progress) -> None:
+        report(ProgressRow(**asdict(progress)))
+
+    match work:
+        case ValidateWork():
+            for found in data.values():
+                log(f"{found.name}: {_sizes(found)}")
+            return {"tasks": [describe(found) for found in data.values()]}
+        case ProfileWork():
+            path = profile(
+                clip,
+                data,
+                work.profile,
+                work.training,
+                work.method,
+                directory=work.directory,
+                should_stop=should_stop,
+                report=tell,
+            )
+            return {"signatures": str(path)}
+        case PassWork():
+            groups = [GroupWork(u.id, u.tasks, u.method, work.directories[u.id]) for u in work.groups]
+            results = train(clip, groups, data, work.training, should_stop=should_stop, report=tell, ranks=ranks)
+            return {"groups": sorted(results)}
+        case _:
+            assert_never(work)  # pyright: ignore[reportArgumentType]
+
+
+def attempt(run: Callable[[], Any]) -> Outcome:
+    """Calls `run` and turns whatever happens into an outcome that can be sent anywhere."""
+    try:
+        return Outcome("done", value=run())
+    except Stopped as stopped:
+        return Outcome("stopped", error=str(stopped))
+    except (ValueError, OSError) as error:
+        return Outcome("failed", error=str(error), fault="user", traceback=traceback.format_exc())
+    except Exception as error:
+        return Outcome(
+            "failed", error=f"{type(error).__name__}: {error}", fault="bug", traceback=traceback.format_exc()
+        )
+
+
+def describe(task: TaskData) -> dict[str, Any]:
+    """What validation found of a task, as `datasets.json` keeps it."""
+    return {
+        "name": task.name,
+        "class_names": list(task.class_names),
+        "template": task.template,
+        "num_train": len(task.train.keys),
+        "num_val": len(task.val.keys),
+        "num_test": len(task.test.keys),
+        "num_unreadable": task.num_unreadable,
+        "unreadable": list(task.unreadable),
+        "fingerprint": task.fingerprint,
+    }
+
+
+def _clip(work: Work, clip_cache: ClipCache, device: str, log: Callable[[str], None]) -> FrozenCLIP:
+    key = (work.backbone.model_dump_json(), device)
+    if key not in clip_cache:
+        clip_cache.clear()  # one backbone in memory: a worker serves one job, and a job has one backbone
+        clip_cache[key] = load_clip(work.backbone, device=device, roots=work.roots)
+        log(f"loaded {work.backbone.model} ({work.backbone.precision}) on {device}")
+    return clip_cache[key]
+
+
+def _refuse_changed(found: TaskData, expected: str | None) -> None:
+    if expected is not None and found.fingerprint != expected:
+        raise ValueError(
+            f"Task {found.name!r}: its images, labels or split changed since the job was validated (fingerprint "
+            f"{found.fingerprint[:12]}, expected {expected[:12]}). Restore the data or post a new job."
+        )
+
+
+def _sizes(task: TaskData) -> str:
+    images = f"{len(task.train.keys)} train, {len(task.val.keys)} val, {len(task.test.keys)} test images"
+    return f"{len(task.class_names)} classes, {images}, {task.num_unreadable} unreadable"

@@ -1,0 +1,63 @@
+"""The device worker: a process with one device and one frozen backbone, which serves one work after another.
+
+The driver imports this module to create the actor, and the driver has no use for torch; so the room that computes is
+loaded by the actor's own process, when the actor starts.
+"""
+
+import importlib
+import os
+import socket
+import threading
+from typing import Any
+
+import ray
+
+from workers.launching.board import Outcome, ProgressRow
+from workers.launching.work import Work
+
+DELIVERY_SECONDS = 30.0
+"""How long a finished work waits until its groups' actors (which may still be starting) have heard all of it."""
+
+
+class DeviceWorker:
+    """Runs works, one at a time, on a thread of its own; a second slot keeps `stop` from waiting behind them."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._clip_cache: dict[Any, Any] = {}
+        self._stopped: set[int] = set()
+        self._one_work = threading.Lock()
+        self._room = importlib.import_module("workers.launching.execute")
+
+    def __repr__(self) -> str:
+        return f"DeviceWorker({self._device})"
+
+    def run(self, number: int, work: Work, groups: dict[str, Any]) -> Outcome:
+        """Does a work and reports into its groups' actors; the outcome says how it ended."""
+
+        def report(row: ProgressRow) -> None:
+            groups[row["group"]].report.remote(row)
+
+        def log(text: str) -> None:
+            for group in groups.values():
+                group.log.remote(text)
+
+        log(f"device worker: process {os.getpid()} on {socket.gethostname()}")
+        with self._one_work:
+            outcome = self._room.attempt(
+                lambda: self._room.execute(
+                    work,
+                    clip_cache=self._clip_cache,
+                    device=self._device,
+                    should_stop=lambda: number in self._stopped,
+                    report=report,
+                    log=log,
+                )
+            )
+        told = [group.state.remote() for group in groups.values()]  # an actor answers in order: all before is heard
+        ray.wait(told, num_returns=len(told), timeout=DELIVERY_SECONDS)
+        return outcome
+
+    def stop(self, number: int) -> None:
+        """Asks work `number` to end, whether it runs already or not yet."""
+        self._stopped.add(number)

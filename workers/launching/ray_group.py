@@ -1,0 +1,86 @@
+"""The named actor that stands for one group on the Ray dashboard.
+
+It holds no CPU and computes nothing: it keeps what the device worker reports until the driver takes it away, and shows
+it as actor name, log and metrics.  It imports neither torch nor pydantic, so that a job's dozen groups appear at once.
+"""
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+from workers.launching.board import GroupBoard, Outcome, ProgressRow
+
+NAMESPACE = "cohort"
+_TAGS = ("job", "group", "task")
+
+log = logging.getLogger(__name__)
+
+
+class Group:
+    """Progress, log lines and metrics of one group of one job."""
+
+    def __init__(self, job: str, attempt: int, group: str, tasks: list[str]) -> None:
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+        self.job, self.attempt, self.group, self.tasks = job, attempt, group, tasks
+        self._board = GroupBoard(group)
+        self._stop_requested = False
+        self._loss = Gauge("cohort_loss", "Training loss of a task.", tag_keys=_TAGS)
+        self._accuracy = Gauge("cohort_accuracy", "Validation accuracy of a task, 0 to 1.", tag_keys=_TAGS)
+        self._speed = Gauge("cohort_images_per_second", "Training images per second of a group.", tag_keys=_TAGS)
+
+    def __repr__(self) -> str:
+        return f"Group({self.group}: {', '.join(self.tasks)})"
+
+    def report(self, row: ProgressRow) -> None:
+        """Called by the device worker."""
+        log.info(self._board.report(row))
+        for task, value in row["losses"].items():
+            self._loss.set(value, self._tags(task))
+        for task, value in row["accuracies"].items():
+            self._accuracy.set(value, self._tags(task))
+        self._speed.set(row["images_per_second"], self._tags("all"))
+
+    def log(self, text: str) -> None:
+        """Called by the device worker: a line for the group's log."""
+        log.info(self._board.log(text))
+
+    def take(self) -> tuple[list[ProgressRow], list[str]]:
+        """Called by the driver: what is new."""
+        return self._board.take()
+
+    def state(self) -> dict[str, Any]:
+        """Called by whoever looks at the actor from outside."""
+        return {
+            "job": self.job,
+            "attempt": self.attempt,
+            "group": self.group,
+            "tasks": self.tasks,
+            "latest": self._board.latest,
+        }
+
+    def request_stop(self) -> None:
+        """Asks the ranks of a group over several devices to checkpoint and end."""
+        self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        """Asked by the ranks."""
+        return self._stop_requested
+
+    def run_ranks(self, work: Any, device: str) -> Outcome:
+        """Trains a group over several devices with Ray Train, started from here; `work` is a PassWork.
+
+        The trainer brings torch, so its module is loaded now and not when the actor starts.
+        """
+        self._stop_requested = False
+        return importlib.import_module("workers.launching.ray_train").train_on_ranks(work, self.job, self.group, device)
+
+    def _tags(self, task: str) -> dict[str, str]:
+        return {"job": self.job, "group": self.group, "task": task}
+
+
+def group_actor_name(job: str, group: str) -> str:
+    """The actor's name in namespace `cohort`.  It leaves the attempt out, so that two live attempts collide."""
+    return f"{job}/{group}"

@@ -1,0 +1,239 @@
+"""Runs works on Ray: device workers that compute, and one named actor per group that tells.
+
+Everything started here belongs to the driver's Ray job and ends with it.  A group over several devices is handed to
+its own actor, which starts a Ray Train run; all other works go to device workers that keep their backbone.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorAlreadyExistsError, GetTimeoutError, RayError
+
+from workers.launching.board import Outcome, ProgressRow, Update
+from workers.launching.launcher import DuplicateAttempt, Launcher, Running
+from workers.launching.ray_actors import DeviceWorker
+from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
+from workers.launching.work import GroupUnit, Work
+
+Actor = Any
+"""A handle of an actor: its methods are known to Ray at run time only."""
+
+LAST_WORDS_SECONDS = 10.0
+"""How long the driver waits for the last reports of a work that has ended."""
+
+
+class RayRunning(Running):
+    """A work on a device worker, or on the ranks of a group's own Ray Train run."""
+
+    def __init__(self, work: Work, worker: str, result: Any, stopper: Any, groups: dict[str, Actor]) -> None:
+        super().__init__(work)
+        self.result = result
+        self.crashed = False
+        self._worker = worker
+        self._stopper = stopper
+        self._groups = groups
+        self._takes: dict[str, Any] = {}
+        self._outcome: Outcome | None = None
+        self._still_to_hear: set[str] = set()
+        self._hear_until = 0.0
+
+    @property
+    def worker(self) -> str:
+        return self._worker
+
+    def poll(self) -> Update:
+        if self._outcome is None and ray.wait([self.result], timeout=0)[0]:
+            self._outcome = self._read_outcome()
+            self._still_to_hear = set(self._groups)
+            self._hear_until = time.monotonic() + LAST_WORDS_SECONDS
+            stale, self._takes = self._takes, {}
+        else:
+            stale = {}
+        progress: list[ProgressRow] = []
+        lines: list[tuple[str, str]] = []
+        for group, ref in stale.items():  # asked before the end: what they hold counts, but it is not the last word
+            self._hear(group, ref, progress, lines, wait=LAST_WORDS_SECONDS)
+        for group, actor in self._groups.items():
+            ref = self._takes.pop(group, None)
+            if ref is None:
+                ref = actor.take.remote()
+            if not self._hear(group, ref, progress, lines, wait=0.2 if self._outcome else 0.0):
+                self._takes[group] = ref
+            elif self._outcome is not None:
+                self._still_to_hear.discard(group)
+        if self._outcome is None or (self._still_to_hear and time.monotonic() < self._hear_until):
+            return Update(tuple(progress), tuple(lines))
+        return Update(tuple(progress), tuple(lines), self._outcome)
+
+    def stop(self) -> None:
+        self._stopper()
+
+    def _read_outcome(self) -> Outcome:
+        try:
+            return ray.get(self.result)
+        except RayError as error:
+            self.crashed = True
+            short = str(error).strip().splitlines()[0]
+            return Outcome(
+                "failed",
+                error=f"the process that ran it is gone ({type(error).__name__}: {short}). The usual cause is memory: "
+                "use a smaller batch_size, or a machine with more of it.",
+                fault="crash",
+                traceback=str(error),
+            )
+
+    def _hear(
+        self, group: str, ref: Any, progress: list[ProgressRow], lines: list[tuple[str, str]], *, wait: float
+    ) -> bool:
+        """Adds what a group's actor answered; False while it has not."""
+        try:
+            rows, texts = ray.get(ref, timeout=wait)
+        except GetTimeoutError:
+            return False
+        except RayError as error:
+            lines.append((group, f"the group's actor is gone, its reports with it: {type(error).__name__}"))
+            return True
+        progress += rows
+        lines += [(group, text) for text in texts]
+        return True
+
+
+class RayLauncher(Launcher):
+    """Device workers on a Ray cluster that the calling process is, or now becomes, a driver of."""
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        max_device_workers: int = 2,
+        num_threads: int = 1,
+        gpus_per_worker: float = 1.0,
+        address: str = "auto",
+    ) -> None:
+        if not ray.is_initialized():
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
+        self.num_threads = num_threads
+        self._gpus_per_worker = gpus_per_worker
+        self._max_device_workers = max_device_workers
+        self._device = self._resolve(device)
+        self._idle: list[Actor] = []
+        self._busy: list[tuple[Actor, RayRunning]] = []
+        self._groups: dict[str, Actor] = {}
+        self._numbers = itertools.count()
+        self._names = itertools.count(1)
+
+    def capacity(self, devices: int = 1) -> int:
+        present = self._present(self._device)
+        if devices > 1:
+            if present < devices:
+                raise ValueError(
+                    f"devices_per_group={devices}: the cluster has {present:g} {_unit(self._device)}. "
+                    f"Use at most {int(present)}, or add machines."
+                )
+            return int(present // devices)
+        share = self._gpus_per_worker if self._device == "cuda" else self.num_threads
+        return max(1, min(self._max_device_workers, int(present / share)))
+
+    def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
+        for unit in groups:
+            if unit.id not in self._groups:
+                self._groups[unit.id] = _create_group(job, attempt, unit, devices)
+
+    def start(self, work: Work) -> RayRunning:
+        self.announce(work.job, work.attempt, work.groups, devices=work.devices)
+        groups = {unit.id: self._groups[unit.id] for unit in work.groups}
+        if work.devices > 1:
+            return self._start_ranks(work, groups)
+        self._collect_idle()
+        worker = self._idle.pop() if self._idle else self._create_worker()
+        number = next(self._numbers)
+        result = worker.run.remote(number, work, groups)
+        running = RayRunning(work, f"{self._device} worker", result, lambda: worker.stop.remote(number), groups)
+        self._busy.append((worker, running))
+        return running
+
+    def wait(self, running: Sequence[Running], seconds: float) -> None:
+        ray.wait([r.result for r in running if isinstance(r, RayRunning)], num_returns=1, timeout=seconds)
+
+    def close(self) -> None:
+        for actor in [*self._idle, *(worker for worker, _ in self._busy), *self._groups.values()]:
+            ray.kill(actor)
+        self._idle, self._busy, self._groups = [], [], {}
+
+    def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
+        assert len(groups) == 1, "a work over several devices holds one group"
+        self._collect_idle()
+        for worker in self._idle:  # their devices are needed by the ranks
+            ray.kill(worker)
+        self._idle = []
+        (group,) = groups.values()
+        result = group.run_ranks.remote(work, self._device)
+        return RayRunning(work, f"{work.devices} {self._device} ranks", result, group.request_stop.remote, groups)
+
+    def _collect_idle(self) -> None:
+        """Takes back the workers whose work has ended; one whose process is gone is replaced when next needed."""
+        busy, self._busy = self._busy, []
+        for worker, running in busy:
+            if not ray.wait([running.result], timeout=0)[0]:
+                self._busy.append((worker, running))
+            elif not running.crashed:
+                self._idle.append(worker)
+
+    def _create_worker(self) -> Actor:
+        threads = str(self.num_threads)
+        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        resources = {"num_gpus": self._gpus_per_worker} if self._device == "cuda" else {}
+        return (
+            ray.remote(DeviceWorker)
+            .options(
+                num_cpus=self.num_threads,
+                max_concurrency=2,
+                max_restarts=0,
+                runtime_env={"env_vars": env},
+                **resources,
+            )
+            .remote(self._device)
+        )
+
+    def _resolve(self, device: str) -> str:
+        if device == "auto":
+            return "cuda" if self._present("cuda") > 0 else "cpu"
+        if self._present(device) <= 0:
+            raise ValueError(
+                f"device={device}: the cluster has no {_unit(device)}. Use auto, or add a machine with one."
+            )
+        return device
+
+    def _present(self, device: str) -> float:
+        return ray.cluster_resources().get(_unit(device), 0.0)
+
+
+def _unit(device: str) -> str:
+    return "GPU" if device == "cuda" else "CPU"
+
+
+def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Actor:
+    """One named actor.  Creating it is the fence: Ray refuses a name that is taken."""
+    name = group_actor_name(job, unit.id)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "name": name, "namespace": NAMESPACE}
+    if devices > 1:
+        # run_ranks blocks one slot while the ranks report and the driver takes; Ray Train reads these when it starts,
+        # and its default of one look at the ranks every two seconds is slow beside a prompt's training
+        options["max_concurrency"] = 8
+        options["runtime_env"] = {
+            "env_vars": {
+                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+                "RAY_CHDIR_TO_TRIAL_DIR": "0",
+                "OMP_NUM_THREADS": "1",
+            }
+        }
+    try:
+        return ray.remote(Group).options(**options).remote(job, attempt, unit.id, list(unit.tasks))
+    except ActorAlreadyExistsError as error:
+        raise DuplicateAttempt(
+            f"Attempt {attempt} of {job} found the actor {name!r} alive: another attempt still runs. "
+            "Stop that attempt's Ray job first."
+        ) from error

@@ -1,0 +1,80 @@
+"""What a device worker can be asked to do, as plain values that travel to it.
+
+Torch-free and picklable, so the driver can build them.  A work names data and folders; it holds no images, no weights
+and no wish: whoever runs it passes `should_stop` and `report` beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from workers.clip.config import BackboneConfig
+from workers.data.config import TaskConfig
+from workers.data.roots import DataRoots
+from workers.methods.config import MethodConfig, MmAPConfig
+from workers.training.config import ProfileConfig, TrainConfig
+
+Kind = Literal["validate", "shared", "plan", "all", "alone", "zero_shot"]
+"""What a group is for: two stages of one unit each, the plan's groups, and the three baselines."""
+
+
+@dataclass(frozen=True)
+class GroupUnit:
+    """Tasks that train together, and what their training costs."""
+
+    id: str
+    kind: Kind
+    tasks: tuple[str, ...]
+    method: MethodConfig
+    num_steps: int = 0
+    """Optimiser steps; 0 where nothing is trained."""
+    images_per_step: int = 1
+    """Training images that the unit adds to one forward pass."""
+
+    @property
+    def cost(self) -> float:
+        """Training images over the whole run; 1 where nothing is trained, so that evaluation is spread as well."""
+        return float(max(1, self.num_steps * self.images_per_step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every kind of work has in common."""
+
+    job: str
+    attempt: int
+    backbone: BackboneConfig
+    tasks: tuple[TaskConfig, ...]
+    groups: tuple[GroupUnit, ...]
+    """The units whose progress this work reports; each has a named actor of its own under Ray."""
+    roots: DataRoots
+    cache_dir: Path
+    num_threads: int = 1
+    devices: int = 1
+    """Devices that each group of this work spans; above 1 it runs as data-parallel ranks."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Task name -> fingerprint from validation; data that changed since are refused.  Empty: nothing to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateWork(Work):
+    """Reads every image of every task once and describes what was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileWork(Work):
+    """Trains the shared prompt over all tasks and records every task's signatures under `directory`."""
+
+    profile: ProfileConfig
+    training: TrainConfig
+    method: MmAPConfig
+    directory: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassWork(Work):
+    """Trains several groups in one forward pass of one device worker; each group's files go to `directories[id]`."""
+
+    training: TrainConfig
+    directories: Mapping[str, Path]
