@@ -75,9 +75,7 @@ def task_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     def make(name: str, classes: dict[str, int] | None = None) -> Path:
         if name not in made:
             classes = classes or {"red": 8, "green": 8, "blue": 8}
-            made[name] = _write_task(
-                tmp_path_factory.mktemp(name) / name, classes, seed=len(made)
-            )
+            made[name] = _write_task(tmp_path_factory.mktemp(name) / name, classes, seed=len(made))
         return made[name]
 
     return make

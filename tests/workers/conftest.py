@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,6 @@ def tasks() -> dict[str, TaskData]:
 
 
 @pytest.fixture
-def renamed() -> Callable[..., TaskData]:
+def renamed() -> Callable[..., Any]:
     """`renamed(task, template=...)`: the same images under other words."""
     return replace

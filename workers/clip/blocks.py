@@ -1,15 +1,15 @@
 """One residual attention block of a frozen tower, computed with only what the pass needs.
 
 `Blocks` is the towers' own loop body: it reads open_clip's parameters (or the overrides that stand in for them) and
-computes what `ResidualAttentionBlock.forward` computes, with two freedoms that the module does not give: keys and values
-may come from more tokens than queries do, and the queries may be a few positions only.  Both are exact: a discarded
-output needs no query, and a prompt's slot is refilled before anyone reads it.
+computes what `ResidualAttentionBlock.forward` computes, with two freedoms that the module does not give: keys and
+values may come from more tokens than queries do, and the queries may be a few positions only.  Both are exact: a
+discarded output needs no query, and a prompt's slot is refilled before anyone reads it.
 
     # B rows, H heads, L query positions, S key positions, D width
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,11 +44,11 @@ class Blocks:
 
     def __init__(
         self,
-        resblocks: nn.ModuleList,
+        resblocks: Any,
         overrides: Mapping[str, torch.Tensor],
         branch: Branch | None,
     ):
-        self._blocks = resblocks
+        self._blocks: Any = resblocks
         self._overrides = overrides
         self._branch = branch
 
@@ -59,27 +59,17 @@ class Blocks:
         """Queries of normed tokens, [..., D] -> [..., D]."""
         return self._project(layer, x, slice(0, x.shape[-1]))
 
-    def key_value(
-        self, layer: int, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def key_value(self, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of normed tokens, [..., D] -> two of [..., D]."""
-        key, value = self._project(layer, x, slice(x.shape[-1], 3 * x.shape[-1])).chunk(
-            2, dim=-1
-        )
+        key, value = self._project(layer, x, slice(x.shape[-1], 3 * x.shape[-1])).chunk(2, dim=-1)
         return key, value
 
-    def query_key_value(
-        self, layer: int, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def query_key_value(self, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values of normed tokens, [..., D] -> three of [..., D]."""
-        query, key, value = self._project(layer, x, slice(0, 3 * x.shape[-1])).chunk(
-            3, dim=-1
-        )
+        query, key, value = self._project(layer, x, slice(0, 3 * x.shape[-1])).chunk(3, dim=-1)
         return query, key, value
 
-    def norm(
-        self, layer: int, name: Literal["ln_1", "ln_2"], x: torch.Tensor
-    ) -> torch.Tensor:
+    def norm(self, layer: int, name: Literal["ln_1", "ln_2"], x: torch.Tensor) -> torch.Tensor:
         """The block's LayerNorm `ln_1` or `ln_2`."""
         return layer_norm(
             x,
@@ -94,35 +84,21 @@ class Blocks:
         num_heads = self._blocks[layer].attn.num_heads
         return x_BLD.view(rows, length, num_heads, width // num_heads).transpose(1, 2)
 
-    def finish(
-        self, layer: int, x: torch.Tensor, attended: torch.Tensor, copy: torch.Tensor
-    ) -> torch.Tensor:
+    def finish(self, layer: int, x: torch.Tensor, attended: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
         """Adds the attention branch, then the MLP branch.  x and attended: [B, L, D]; copy: [B] -> [B, L, D]."""
         block = self._blocks[layer]
         out = self._linear(layer, "attn.out_proj", block.attn.out_proj, attended)
-        x = x + self._branch_output(
-            layer, "attn", self._scale(layer, "ls_1", out), copy
-        )
-        hidden = block.mlp.gelu(
-            self._linear(layer, "mlp.c_fc", block.mlp.c_fc, self.norm(layer, "ln_2", x))
-        )
+        x = x + self._branch_output(layer, "attn", self._scale(layer, "ls_1", out), copy)
+        hidden = block.mlp.gelu(self._linear(layer, "mlp.c_fc", block.mlp.c_fc, self.norm(layer, "ln_2", x)))
         out = self._linear(layer, "mlp.c_proj", block.mlp.c_proj, hidden)
-        return x + self._branch_output(
-            layer, "mlp", self._scale(layer, "ls_2", out), copy
-        )
+        return x + self._branch_output(layer, "mlp", self._scale(layer, "ls_2", out), copy)
 
     def _project(self, layer: int, x: torch.Tensor, rows: slice) -> torch.Tensor:
-        weight = self._weight(
-            layer, "attn.in_proj_weight", self._blocks[layer].attn.in_proj_weight
-        )
-        bias = self._weight(
-            layer, "attn.in_proj_bias", self._blocks[layer].attn.in_proj_bias
-        )
+        weight = self._weight(layer, "attn.in_proj_weight", self._blocks[layer].attn.in_proj_weight)
+        bias = self._weight(layer, "attn.in_proj_bias", self._blocks[layer].attn.in_proj_bias)
         return F.linear(x, weight[rows], bias[rows])
 
-    def _linear(
-        self, layer: int, name: str, linear: nn.Linear, x: torch.Tensor
-    ) -> torch.Tensor:
+    def _linear(self, layer: int, name: str, linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return F.linear(
             x,
             self._weight(layer, f"{name}.weight", linear.weight),
@@ -131,11 +107,7 @@ class Blocks:
 
     def _scale(self, layer: int, name: str, x: torch.Tensor) -> torch.Tensor:
         scale = getattr(self._blocks[layer], name)
-        return (
-            x
-            if isinstance(scale, nn.Identity)
-            else x * self._weight(layer, f"{name}.gamma", scale.gamma)
-        )
+        return x if isinstance(scale, nn.Identity) else x * self._weight(layer, f"{name}.gamma", scale.gamma)
 
     def _branch_output(
         self,
@@ -151,9 +123,7 @@ class Blocks:
         return own if override is None else override.to(own.dtype)
 
 
-def layer_norm(
-    x: torch.Tensor, norm: nn.Module, name: str, overrides: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, norm: Any, name: str, overrides: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The tower's LayerNorm `norm` called `name`, with overrides for its weight and bias."""
     if isinstance(norm, nn.Identity):
         return x

@@ -18,4 +18,5 @@ class BackboneConfig(Spec):
     pretrained: str | None = None
     """The weights' tag (`openai`, `laion2b_s34b_b88k`).  Leave it out for `hf-hub:`, `local-dir:` and `demo`."""
     precision: Precision = "fp32"
-    """The dtype in which the frozen weights are stored and the towers compute.  Trainables, logits and losses are fp32 always."""
+    """The dtype in which the frozen weights are stored and the towers compute.  Trainables, logits and losses are
+    fp32 always."""

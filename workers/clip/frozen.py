@@ -1,11 +1,11 @@
 """Loading a CLIP and freezing it.  With its neighbours in this room, the only place that knows open_clip."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from workers.clip.config import BackboneConfig
 from workers.clip.image_tower import ImageTower
@@ -19,11 +19,8 @@ ensure_torchvision_ops()
 
 import open_clip  # noqa: E402  (needs the operators declared above)
 from open_clip import pretrained as open_clip_pretrained  # noqa: E402
-from open_clip.transformer import (
-    ResidualAttentionBlock,
-    TextTransformer,
-    VisionTransformer,
-)  # noqa: E402
+from open_clip.transform import PreprocessCfg  # noqa: E402
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEMO_MODEL = Path(__file__).parents[1] / "demo" / "clip"
@@ -47,11 +44,9 @@ class FrozenCLIP:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
-    tokenize: "open_clip.tokenizer.SimpleTokenizer"
+    tokenize: Callable[[list[str]], torch.Tensor]
 
-    def class_list(
-        self, class_names: Sequence[str], template: str, *, num_prompt_tokens: int = 0
-    ) -> ClassList:
+    def class_list(self, class_names: Sequence[str], template: str, *, num_prompt_tokens: int = 0) -> ClassList:
         """The tokenised sentences of a task's classes.  Refused if one does not fit beside `num_prompt_tokens`."""
         return make_class_list(
             class_sentences(class_names, template),
@@ -83,9 +78,7 @@ def load_clip(
     name, folder = _resolve(config, roots)
     _refuse_wrong_activation(config)
     try:
-        model = open_clip.create_model(
-            name, pretrained=config.pretrained, require_pretrained=True
-        )
+        model = open_clip.create_model(name, pretrained=config.pretrained, require_pretrained=True)
         tokenize = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ImportError, KeyError) as error:
         raise ValueError(
@@ -94,18 +87,16 @@ def load_clip(
     return freeze(model, tokenize, config, device=device)
 
 
-def create_untrained(model_name: str) -> nn.Module:
+def create_untrained(model_name: str) -> Any:
     """The model called `model_name` with random weights (on whatever torch device is current)."""
     name = f"local-dir:{DEMO_MODEL}" if model_name == "demo" else model_name
     _refuse_unknown(name)
-    return open_clip.create_model(
-        name, load_weights=False, device=torch.get_default_device()
-    )
+    return open_clip.create_model(name, load_weights=False, device=torch.get_default_device())
 
 
 def freeze(
-    model: nn.Module,
-    tokenize: "open_clip.tokenizer.SimpleTokenizer",
+    model: Any,
+    tokenize: Callable[[list[str]], torch.Tensor],
     config: BackboneConfig,
     *,
     device: str | torch.device = "cpu",
@@ -113,28 +104,14 @@ def freeze(
     """Freezes an open_clip model in the compute dtype.  The model is taken over: it is cast and moved in place."""
     text_owner = refuse_misfit(model, config.model)
     logit_scale = float(model.logit_scale.detach().float().exp())
-    logit_bias = (
-        float(model.logit_bias.detach()) if model.logit_bias is not None else 0.0
-    )
+    logit_bias = float(model.logit_bias.detach()) if model.logit_bias is not None else 0.0
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    preprocess = open_clip.model.get_model_preprocess_cfg(model)
-    model = (
-        model.eval()
-        .requires_grad_(False)
-        .to(device=device, dtype=DTYPES[config.precision])
-    )
-    plain_blocks = all(
-        type(block) is ResidualAttentionBlock
-        for block in model.visual.transformer.resblocks
-    )
-    plain_text_blocks = all(
-        type(block) is ResidualAttentionBlock
-        for block in text_owner.transformer.resblocks
-    )
+    preprocess = asdict(PreprocessCfg()) | open_clip.model.get_model_preprocess_cfg(model)
+    model = model.eval().requires_grad_(False).to(device=device, dtype=DTYPES[config.precision])
+    plain_blocks = all(type(block) is ResidualAttentionBlock for block in model.visual.transformer.resblocks)
+    plain_text_blocks = all(type(block) is ResidualAttentionBlock for block in text_owner.transformer.resblocks)
     pool_type = getattr(text_owner, "pool_type", None) or text_owner.text_pool_type
-    eos_id = getattr(text_owner, "eos_id", None) or getattr(
-        text_owner, "text_eos_id", None
-    )
+    eos_id = getattr(text_owner, "eos_id", None) or getattr(text_owner, "text_eos_id", None)
     image_size = preprocess["size"]
     return FrozenCLIP(
         config=config,
@@ -143,9 +120,7 @@ def freeze(
             text_owner,
             pool_type=pool_type,
             eos_id=eos_id,
-            fast=plain_text_blocks
-            and text_owner.attn_mask is not None
-            and pool_type in ("argmax", "eos"),
+            fast=plain_text_blocks and text_owner.attn_mask is not None and pool_type in ("argmax", "eos"),
         ),
         embed_dim=model.visual.output_dim,
         num_parameters=num_parameters,
@@ -163,7 +138,7 @@ def freeze(
     )
 
 
-def refuse_misfit(model: nn.Module, name: str) -> nn.Module:
+def refuse_misfit(model: Any, name: str) -> Any:
     """Raises ValueError with the reason if the towers have no seams we know; else returns the text tower's owner."""
     visual = model.visual
     if not isinstance(visual, VisionTransformer):
@@ -180,10 +155,9 @@ def refuse_misfit(model: nn.Module, name: str) -> nn.Module:
                 "its image tower pools by attention, not from CLS or the mean of the patches",
             )
         )
-    if visual.image_size[0] != visual.image_size[1]:
-        raise ValueError(
-            _misfit(name, f"its images are {visual.image_size}, not square")
-        )
+    height, width = visual.image_size
+    if height != width:
+        raise ValueError(_misfit(name, f"its images are {height} x {width}, not square"))
     owner = getattr(model, "text", model)
     if owner is not model and not isinstance(owner, TextTransformer):
         raise ValueError(
@@ -193,14 +167,8 @@ def refuse_misfit(model: nn.Module, name: str) -> nn.Module:
             )
         )
     if not hasattr(owner, "transformer") or not hasattr(owner, "positional_embedding"):
-        raise ValueError(
-            _misfit(name, "its text tower is no transformer with learned positions")
-        )
-    if (
-        getattr(owner, "cls_emb", None) is not None
-        or visual.output_tokens
-        or getattr(owner, "output_tokens", False)
-    ):
+        raise ValueError(_misfit(name, "its text tower is no transformer with learned positions"))
+    if getattr(owner, "cls_emb", None) is not None or visual.output_tokens or getattr(owner, "output_tokens", False):
         raise ValueError(
             _misfit(
                 name,
@@ -208,9 +176,7 @@ def refuse_misfit(model: nn.Module, name: str) -> nn.Module:
             )
         )
     if getattr(owner, "use_pad_mask", False):
-        raise ValueError(
-            _misfit(name, "its text tower masks padding, which prompts would shift")
-        )
+        raise ValueError(_misfit(name, "its text tower masks padding, which prompts would shift"))
     return owner
 
 
@@ -223,11 +189,11 @@ def _misfit(name: str, reason: str) -> str:
 
 def _resolve(config: BackboneConfig, roots: DataRoots | None) -> tuple[str, str | None]:
     """The name open_clip takes, and the local folder if there is one."""
-    if config.model == "demo" or config.model.startswith(("hf-hub:", "local-dir:")):
-        if config.pretrained is not None:
-            raise ValueError(
-                f"backbone {config.model!r} brings its own weights: leave out pretrained={config.pretrained!r}."
-            )
+    brings_weights = config.model == "demo" or config.model.startswith(("hf-hub:", "local-dir:"))
+    if brings_weights and config.pretrained is not None:
+        raise ValueError(
+            f"backbone {config.model!r} brings its own weights: leave out pretrained={config.pretrained!r}."
+        )
     if config.model == "demo":
         return f"local-dir:{DEMO_MODEL}", str(DEMO_MODEL)
     if config.model.startswith("local-dir:"):
@@ -243,12 +209,8 @@ def _resolve(config: BackboneConfig, roots: DataRoots | None) -> tuple[str, str 
         return config.model, None
     _refuse_unknown(config.model)
     if config.pretrained is None:
-        raise ValueError(
-            f"backbone {config.model!r} needs `pretrained`: the tag of its weights, such as 'openai'."
-        )
-    if config.pretrained not in open_clip_pretrained.list_pretrained_tags_by_model(
-        config.model
-    ):
+        raise ValueError(f"backbone {config.model!r} needs `pretrained`: the tag of its weights, such as 'openai'.")
+    if config.pretrained not in open_clip_pretrained.list_pretrained_tags_by_model(config.model):
         tags = open_clip_pretrained.list_pretrained_tags_by_model(config.model)
         raise ValueError(
             f"backbone {config.model!r} has no weights {config.pretrained!r}. It has: {', '.join(tags) or 'none'}."
@@ -257,10 +219,7 @@ def _resolve(config: BackboneConfig, roots: DataRoots | None) -> tuple[str, str 
 
 
 def _refuse_unknown(name: str) -> None:
-    if (
-        not name.startswith(("hf-hub:", "local-dir:"))
-        and open_clip.get_model_config(name) is None
-    ):
+    if not name.startswith(("hf-hub:", "local-dir:")) and open_clip.get_model_config(name) is None:
         raise ValueError(
             f"backbone model {name!r} is not known to open_clip {open_clip.__version__}. "
             "Use a name from `open_clip.list_models()`, `hf-hub:ORG/NAME`, `local-dir:PATH` or `demo`."

@@ -3,6 +3,8 @@
 # B images, C copies, K prompted layers, M prompt tokens, L tokens (CLS and patches), D width, E joint embedding
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -15,7 +17,7 @@ from workers.clip.seam import NO_EDITS, Edits
 class ImageTower:
     """open_clip's VisionTransformer, run block by block.  Its own parameters never receive a gradient."""
 
-    def __init__(self, visual: nn.Module, *, fast: bool):
+    def __init__(self, visual: Any, *, fast: bool):
         self._visual = visual
         self._fast = fast
         self.width: int = visual.transformer.width
@@ -32,8 +34,8 @@ class ImageTower:
     ) -> torch.Tensor:
         """Image features before normalisation, fp32.  pixels: [B, 3, H, W], normalised; copy_B: [B] -> [B, E].
 
-        `plain` runs open_clip's own blocks over all tokens; otherwise the same features are computed with the prompts as
-        keys and values only, and with the last block for the pooled token alone.
+        `plain` runs open_clip's own blocks over all tokens; otherwise the same features are computed with the
+        prompts as keys and values only, and with the last block for the pooled token alone.
         """
         if copy_B is None:
             copy_B = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
@@ -43,11 +45,7 @@ class ImageTower:
 
     def _embed(self, pixels: torch.Tensor, edits: Edits) -> torch.Tensor:
         embed = _Call(self._visual, "_embeds")
-        own = {
-            name: value.to(self.dtype)
-            for name, value in edits.overrides.items()
-            if ".resblocks." not in name
-        }
+        own = {name: value.to(self.dtype) for name, value in edits.overrides.items() if ".resblocks." not in name}
         return (
             functional_call(
                 embed,
@@ -58,9 +56,7 @@ class ImageTower:
             else embed(pixels)
         )
 
-    def _run_plain(
-        self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor
-    ) -> torch.Tensor:
+    def _run_plain(self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor) -> torch.Tensor:
         num_tokens = edits.num_tokens
         for layer, block in enumerate(self._visual.transformer.resblocks):
             if edits.prompts_CKMD is not None and layer < edits.depth:
@@ -72,19 +68,13 @@ class ImageTower:
             x = torch.cat([x[:, :1], x[:, 1 + num_tokens :]], dim=1)
         return self._pool(x, edits)
 
-    def _run_fast(
-        self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor
-    ) -> torch.Tensor:
-        blocks = Blocks(
-            self._visual.transformer.resblocks, edits.overrides, edits.branch
-        )
+    def _run_fast(self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor) -> torch.Tensor:
+        blocks = Blocks(self._visual.transformer.resblocks, edits.overrides, edits.branch)
         length = x.shape[1]
         pools_one_token = self._visual.pool_type == "tok"
         for layer in range(len(blocks)):
             last = layer == len(blocks) - 1
-            if (
-                layer == edits.depth - 1 and not last
-            ):  # their outputs are carried on: from here on they are tokens
+            if layer == edits.depth - 1 and not last:  # their outputs are carried on: from here on they are tokens
                 assert edits.prompts_CKMD is not None
                 x = torch.cat([x, edits.prompts_CKMD[copy_B, layer].to(x.dtype)], dim=1)
             normed = blocks.norm(layer, "ln_1", x)
@@ -94,12 +84,8 @@ class ImageTower:
                 x = x[:, :1]
             else:
                 query, key, value = blocks.query_key_value(layer, normed)
-            if edits.prompts_CKMD is not None and (
-                layer < edits.depth - 1 or (last and layer < edits.depth)
-            ):
-                key, value = self._with_prompts(
-                    blocks, layer, edits.prompts_CKMD[:, layer], copy_B, key, value
-                )
+            if edits.prompts_CKMD is not None and (layer < edits.depth - 1 or (last and layer < edits.depth)):
+                key, value = self._with_prompts(blocks, layer, edits.prompts_CKMD[:, layer], copy_B, key, value)
             attended = attention(
                 blocks.heads(layer, query),
                 blocks.heads(layer, key),
@@ -117,22 +103,14 @@ class ImageTower:
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        prompt_key, prompt_value = blocks.key_value(
-            layer, blocks.norm(layer, "ln_1", prompts_CMD.to(key.dtype))
-        )
-        return torch.cat([key, prompt_key[copy_B]], dim=1), torch.cat(
-            [value, prompt_value[copy_B]], dim=1
-        )
+        prompt_key, prompt_value = blocks.key_value(layer, blocks.norm(layer, "ln_1", prompts_CMD.to(key.dtype)))
+        return torch.cat([key, prompt_key[copy_B]], dim=1), torch.cat([value, prompt_value[copy_B]], dim=1)
 
     def _pool(self, x: torch.Tensor, edits: Edits) -> torch.Tensor:
         """[B, L, D] -> [B, E]: as open_clip pools, with overrides for the last norm and the projection."""
         if self._visual.final_ln_after_pool:
-            pooled = (
-                x[:, 0] if self._visual.pool_type == "tok" else x[:, 1:].mean(dim=1)
-            )
-            pooled = layer_norm(
-                pooled, self._visual.ln_post, "ln_post", edits.overrides
-            )
+            pooled = x[:, 0] if self._visual.pool_type == "tok" else x[:, 1:].mean(dim=1)
+            pooled = layer_norm(pooled, self._visual.ln_post, "ln_post", edits.overrides)
         else:
             normed = layer_norm(
                 x[:, :1] if self._visual.pool_type == "tok" else x,
@@ -140,11 +118,7 @@ class ImageTower:
                 "ln_post",
                 edits.overrides,
             )
-            pooled = (
-                normed[:, 0]
-                if self._visual.pool_type == "tok"
-                else normed[:, 1:].mean(dim=1)
-            )
+            pooled = normed[:, 0] if self._visual.pool_type == "tok" else normed[:, 1:].mean(dim=1)
         if self._visual.proj is None:
             return pooled
         return pooled @ edits.overrides.get("proj", self._visual.proj).to(pooled.dtype)

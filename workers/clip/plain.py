@@ -1,5 +1,7 @@
 """open_clip's own blocks with the seam around them: the slow path, and the yardstick the fast one is tested against."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -31,24 +33,18 @@ def run_plain_block(
     named = {f"block.{name}": value for name, value in overrides.items()}
     for branch in ("attn", "mlp"):
         output = functional_call(split, named, (branch, x_BLD, mask))
-        x_BLD = x_BLD + (
-            output
-            if edits.branch is None
-            else edits.branch(layer, branch, output, copy_B)
-        )
+        x_BLD = x_BLD + (output if edits.branch is None else edits.branch(layer, branch, output, copy_B))
     return x_BLD
 
 
 class _Branches(nn.Module):
     """The two residual branches of an open_clip block, each by itself (either kind of block)."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         super().__init__()
         self.block = block
 
-    def forward(
-        self, branch: str, x: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, branch: str, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         block = self.block
         if branch == "mlp":
             return block.ls_2(block.mlp(block.ln_2(x)))

@@ -37,12 +37,10 @@ def save_clip(
     folder: Path,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes config and weights into `folder`, creating it.  Weights are stored as `dtype`; open_clip loads them into fp32."""
+    """Writes config and weights into `folder`, creating it.  Weights are stored as `dtype`; open_clip loads them
+    into fp32."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: value.detach().to("cpu", dtype).contiguous()
-        for name, value in model.state_dict().items()
-    }
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -54,5 +52,6 @@ def load_scratch_clip(folder: Path) -> torch.nn.Module:
 
 
 def new_tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
-    """open_clip's standard tokenizer (49408 tokens), cut or padded to `context_length`: texts -> int64 [texts, length]."""
+    """open_clip's standard tokenizer (49408 tokens), cut or padded to `context_length`: texts -> int64 [texts,
+    length]."""
     return open_clip.SimpleTokenizer(context_length=context_length)

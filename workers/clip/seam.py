@@ -14,9 +14,7 @@ from typing import Literal
 
 import torch
 
-Branch = Callable[
-    [int, Literal["attn", "mlp"], torch.Tensor, torch.Tensor], torch.Tensor
-]
+Branch = Callable[[int, Literal["attn", "mlp"], torch.Tensor, torch.Tensor], torch.Tensor]
 """`branch(layer, "attn" | "mlp", output_BLD, copy_B) -> output_BLD`, applied before the residual addition.
 
 It must treat positions alike (an adapter, a scale): towers call it on prefixes, on suffixes and on single positions.

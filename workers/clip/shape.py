@@ -21,7 +21,8 @@ class BackboneShape:
 
 
 def backbone_shape(model_name: str) -> BackboneShape:
-    """Sizes of the backbone called `model_name` (as in `BackboneConfig.model`), built without memory on torch's meta device.
+    """Sizes of the backbone called `model_name` (as in `BackboneConfig.model`), built without memory on torch's meta
+    device.
 
     Raises ValueError for a name that is unknown or a model that does not fit.
     """

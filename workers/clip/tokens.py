@@ -18,7 +18,8 @@ class ClassList:
     end_R: torch.Tensor
     """Position whose output is the sentence's feature (the end-of-text token)."""
     num_shared: int
-    """Leading tokens (start-of-text and template words) that all rows have in common, at least 1 and before every end."""
+    """Leading tokens (start-of-text and template words) that all rows have in common, at least 1 and before every
+    end."""
 
     def __len__(self) -> int:
         return len(self.ids_RL)
@@ -27,9 +28,7 @@ class ClassList:
 def class_sentences(class_names: Sequence[str], template: str) -> list[str]:
     """The template with every class name in its place."""
     if template.count("{}") != 1:
-        raise ValueError(
-            f"template {template!r} must hold `{{}}` exactly once, where the class name goes."
-        )
+        raise ValueError(f"template {template!r} must hold `{{}}` exactly once, where the class name goes.")
     return [template.replace("{}", name) for name in class_names]
 
 
@@ -56,6 +55,4 @@ def make_class_list(
     longest = int(end_R.min())
     same = (ids_RL == ids_RL[:1]).all(dim=0)[:longest]
     num_shared = longest if bool(same.all()) else int((~same).nonzero()[0])
-    return ClassList(
-        ids_RL=ids_RL.to(device), end_R=end_R.to(device), num_shared=max(num_shared, 1)
-    )
+    return ClassList(ids_RL=ids_RL.to(device), end_R=end_R.to(device), num_shared=max(num_shared, 1))

@@ -32,9 +32,7 @@ def ensure_torchvision_ops() -> bool:
     except OSError:
         for schema in (NMS, QNMS):
             if not _is_declared(schema.split("(")[0]):
-                torch.library.define(
-                    f"torchvision::{schema.split('(')[0]}", schema[schema.index("(") :]
-                )
+                torch.library.define(f"torchvision::{schema.split('(')[0]}", schema[schema.index("(") :])
         return False
     return True
 

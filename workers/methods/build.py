@@ -9,9 +9,7 @@ from workers.methods.mmap import MmAP
 from workers.methods.zero_shot import ZeroShot
 
 
-def build_method(
-    config: MethodConfig, clip: FrozenCLIP, tasks: Sequence[str], *, seed: int
-) -> Method:
+def build_method(config: MethodConfig, clip: FrozenCLIP, tasks: Sequence[str], *, seed: int) -> Method:
     """A fresh method for one group.  The same seed gives the same bytes, whatever else is built."""
     match config:
         case ZeroShotConfig():

@@ -37,9 +37,7 @@ class MmAPConfig(Spec):
     def _source_divides_tokens(self) -> "MmAPConfig":
         m, n = self.source_shape
         if m < 1 or n < 1:
-            raise ValueError(
-                f"source_shape={list(self.source_shape)}: both sides must be at least 1."
-            )
+            raise ValueError(f"source_shape={list(self.source_shape)}: both sides must be at least 1.")
         if self.num_tokens % m:
             raise ValueError(
                 f"source_shape={list(self.source_shape)}: its first side {m} must divide num_tokens={self.num_tokens}. "

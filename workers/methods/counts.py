@@ -20,9 +20,7 @@ def count_parameters(
         case ZeroShotConfig():
             group_shared = task_specific = 0
         case MmAPConfig():
-            one = mmap_parameters(
-                config, text_width=text_width, image_width=image_width, layers=layers
-            )
+            one = mmap_parameters(config, text_width=text_width, image_width=image_width, layers=layers)
             sets = {
                 "alone": 0,
                 "all": 1,
@@ -30,9 +28,7 @@ def count_parameters(
                 "grouped+task": num_groups,
             }[config.sharing]
             group_shared = sets * one
-            task_specific = (
-                num_tasks * one if config.sharing in ("alone", "grouped+task") else 0
-            )
+            task_specific = num_tasks * one if config.sharing in ("alone", "grouped+task") else 0
     return {
         "group_shared": group_shared,
         "task_specific": task_specific,
@@ -40,9 +36,7 @@ def count_parameters(
     }
 
 
-def mmap_parameters(
-    config: MmAPConfig, *, text_width: int, image_width: int, layers: int
-) -> int:
+def mmap_parameters(config: MmAPConfig, *, text_width: int, image_width: int, layers: int) -> int:
     """N1 = m*n + K*b*(D_text + D_image)/(m*n): the numbers of one MmAP (Xin et al. 2024, section 3.2)."""
     m, n = config.source_shape
     depth = config.depth or layers

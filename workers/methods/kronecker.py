@@ -10,6 +10,4 @@ def kronecker(scale_KIJ: torch.Tensor, source_MN: torch.Tensor) -> torch.Tensor:
     """
     num, rows, columns = scale_KIJ.shape
     height, width = source_MN.shape
-    return torch.einsum("kij,mn->kimjn", scale_KIJ, source_MN).reshape(
-        num, rows * height, columns * width
-    )
+    return torch.einsum("kij,mn->kimjn", scale_KIJ, source_MN).reshape(num, rows * height, columns * width)

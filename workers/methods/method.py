@@ -1,7 +1,8 @@
 """What a method is: the trainable part of one group of tasks, and how it plugs into the frozen towers.
 
 A method answers four questions: which parameters are group-shared, which are a task's own, what are the logits of these
-images for this task, and what state is worth saving.  It is handed the frozen backbone; it does not load, freeze or move it.
+images for this task, and what state is worth saving.  It is handed the frozen backbone; it does not load, freeze or
+move it.
 
     # B images, C copies of the method's edits, K classes, E joint embedding
 """
@@ -57,14 +58,9 @@ class Method(ABC):
         """What the group-shared gradient of the summed task losses is multiplied with."""
         return 1.0
 
-    def logits(
-        self, task: str, image_features: torch.Tensor, text_features: torch.Tensor
-    ) -> torch.Tensor:
+    def logits(self, task: str, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Class logits in fp32.  [B, E] and [K, E], not normalised -> [B, K]."""
-        cosine = (
-            F.normalize(image_features.float(), dim=-1)
-            @ F.normalize(text_features.float(), dim=-1).T
-        )
+        cosine = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
         return self.clip.logit_scale * cosine + self.clip.logit_bias
 
     def parameters(self) -> list[torch.Tensor]:
@@ -73,14 +69,9 @@ class Method(ABC):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The learned tensors by full name: `shared.NAME` and `task.TASK.NAME`."""
-        named = {
-            f"shared.{name}": tensor for name, tensor in self.group_shared().items()
-        }
+        named = {f"shared.{name}": tensor for name, tensor in self.group_shared().items()}
         for task in self.tasks:
-            named |= {
-                f"task.{task}.{name}": tensor
-                for name, tensor in self.task_specific(task).items()
-            }
+            named |= {f"task.{task}.{name}": tensor for name, tensor in self.task_specific(task).items()}
         return named
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -103,11 +94,7 @@ class Method(ABC):
     def count_parameters(self) -> dict[str, int]:
         """How many numbers are trained: `group_shared`, `task_specific` (all tasks together) and `total`."""
         group_shared = sum(tensor.numel() for tensor in self.group_shared().values())
-        task_specific = sum(
-            tensor.numel()
-            for task in self.tasks
-            for tensor in self.task_specific(task).values()
-        )
+        task_specific = sum(tensor.numel() for task in self.tasks for tensor in self.task_specific(task).values())
         return {
             "group_shared": group_shared,
             "task_specific": task_specific,
@@ -119,11 +106,7 @@ def join_edits(parts: Sequence[TowerEdits]) -> TowerEdits:
     """The edits of several methods with one `batch_key`, as the edits of one pass over all their tasks."""
     if len(parts) == 1:
         return parts[0]
-    assert all(
-        not edits.overrides and edits.branch is None
-        for part in parts
-        for edits in (part.image, part.text)
-    )
+    assert all(not edits.overrides and edits.branch is None for part in parts for edits in (part.image, part.text))
     copies: list[int] = []
     first = 0
     for part in parts:

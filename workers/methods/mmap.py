@@ -1,7 +1,7 @@
 """MmAP: multi-modal alignment prompts (Xin et al., AAAI 2024, arXiv 2312.08636, sections 3.2 and 3.3).
 
-One source prompt P_s serves both modalities and all layers; layer k's prompts are Kronecker products with a scaling matrix
-of their own:
+One source prompt P_s serves both modalities and all layers; layer k's prompts are Kronecker products with a scaling
+matrix of their own:
 
     P_text^k = W_text^k (x) P_s        P_image^k = W_image^k (x) P_s
 
@@ -24,8 +24,9 @@ from workers.methods.method import Method, TowerEdits
 from workers.methods.seeding import generator
 
 BALANCED_STD = 0.02**0.5
-"""Root-mean-square of both factors, so that prompts start at 0.02 as in CoOp.  The paper's initialisation is not public; with
-std 1 for one factor and 0.02 for the other, steps in prompt space are 110 times larger or training stalls."""
+"""Root-mean-square of both factors, so that prompts start at 0.02 as in CoOp.  The paper's initialisation is not
+public; with std 1 for one factor and 0.02 for the other, steps in prompt space are 110 times larger or training
+stalls."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,15 @@ class PromptSet:
 class MmAP(Method):
     """The prompts of one group: shared, per task, or both, as `config.sharing` says."""
 
-    def __init__(
-        self, clip: FrozenCLIP, tasks: Sequence[str], config: MmAPConfig, *, seed: int
-    ):
+    def __init__(self, clip: FrozenCLIP, tasks: Sequence[str], config: MmAPConfig, *, seed: int):
         super().__init__(clip, tasks)
         self.config = config
-        self.depth = prompted_layers(
-            config, text_layers=clip.text.layers, image_layers=clip.image.layers
-        )
+        self.depth = prompted_layers(config, text_layers=clip.text.layers, image_layers=clip.image.layers)
         check_widths(config, text_width=clip.text.width, image_width=clip.image.width)
         has_shared = config.sharing in ("all", "grouped", "grouped+task")
         has_own = config.sharing in ("alone", "grouped+task")
         self._shared = self._new_set(seed, "shared") if has_shared else None
-        self._own = (
-            {task: self._new_set(seed, f"task {task}") for task in self.tasks}
-            if has_own
-            else {}
-        )
+        self._own = {task: self._new_set(seed, f"task {task}") for task in self.tasks} if has_own else {}
 
     def group_shared(self) -> dict[str, torch.Tensor]:
         """The group's factors."""
@@ -87,25 +80,13 @@ class MmAP(Method):
 
     def edits(self) -> TowerEdits:
         """Prompts of every task, group prompts first; one copy in all if no task has its own."""
-        image = (
-            [part.image() for part in [self._shared] if part] if not self._own else []
-        )
+        image = [part.image() for part in [self._shared] if part] if not self._own else []
         text = [part.text() for part in [self._shared] if part] if not self._own else []
         if self._own:
-            shared = (
-                (self._shared.text(), self._shared.image()) if self._shared else None
-            )
+            shared = (self._shared.text(), self._shared.image()) if self._shared else None
             for own in self._own.values():
-                text.append(
-                    own.text()
-                    if shared is None
-                    else torch.cat([shared[0], own.text()], dim=1)
-                )
-                image.append(
-                    own.image()
-                    if shared is None
-                    else torch.cat([shared[1], own.image()], dim=1)
-                )
+                text.append(own.text() if shared is None else torch.cat([shared[0], own.text()], dim=1))
+                image.append(own.image() if shared is None else torch.cat([shared[1], own.image()], dim=1))
         copies = tuple(range(len(self.tasks))) if self._own else (0,) * len(self.tasks)
         return TowerEdits(
             image=Edits(torch.stack(image)),
@@ -134,12 +115,8 @@ class MmAP(Method):
         rows = self.config.num_tokens // m
         return PromptSet(
             source=_exact_rms((m, n), rng, self.clip.device),
-            scale_text=_exact_rms(
-                (self.depth, rows, self.clip.text.width // n), rng, self.clip.device
-            ),
-            scale_image=_exact_rms(
-                (self.depth, rows, self.clip.image.width // n), rng, self.clip.device
-            ),
+            scale_text=_exact_rms((self.depth, rows, self.clip.text.width // n), rng, self.clip.device),
+            scale_image=_exact_rms((self.depth, rows, self.clip.image.width // n), rng, self.clip.device),
         )
 
 
@@ -159,17 +136,13 @@ def check_widths(config: MmAPConfig, *, text_width: int, image_width: int) -> No
     for tower, width in (("text", text_width), ("image", image_width)):
         if width % n:
             raise ValueError(
-                f"mmap: source_shape={list(config.source_shape)}: its second side {n} must divide the {tower} tower's width {width}."
+                f"mmap: source_shape={list(config.source_shape)}: its second side {n} must divide the {tower} "
+                f"tower's width {width}."
             )
 
 
-def _exact_rms(
-    shape: tuple[int, ...], rng: torch.Generator, device: torch.device
-) -> torch.Tensor:
-    """Normal numbers scaled to a root-mean-square of exactly BALANCED_STD: with four of them the draw alone varies too much."""
+def _exact_rms(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Normal numbers scaled to a root-mean-square of exactly BALANCED_STD: with four of them the draw alone varies
+    too much."""
     values = torch.randn(shape, generator=rng)
-    return (
-        (values * (BALANCED_STD / values.square().mean().sqrt()))
-        .to(device)
-        .requires_grad_()
-    )
+    return (values * (BALANCED_STD / values.square().mean().sqrt())).to(device).requires_grad_()

@@ -14,8 +14,8 @@ from workers.methods.counts import count_parameters
 
 
 def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
-    """One row per method, setting and sharing: `method`, `setting`, `sharing`, `group_shared`, `task_specific`, `total`,
-    `per_task` (total / tasks) and `percent` of the backbone's parameters.
+    """One row per method, setting and sharing: `method`, `setting`, `sharing`, `group_shared`, `task_specific`,
+    `total`, `per_task` (total / tasks) and `percent` of the backbone's parameters.
 
     `classes` is the number of classes of a task; methods whose size does not depend on it ignore it.
     """
@@ -50,9 +50,7 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
 
 
 def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
-    table: list[tuple[str, str, MethodConfig]] = [
-        ("zero_shot", "default", ZeroShotConfig())
-    ]
+    table: list[tuple[str, str, MethodConfig]] = [("zero_shot", "default", ZeroShotConfig())]
     for sharing in get_args(Sharing):
         table.append(("mmap", "default", MmAPConfig(sharing=sharing)))
     if layers >= 9:

@@ -36,9 +36,7 @@ class TaskBatch:
 
 def steps_per_epoch(tasks: Sequence[TaskData], config: TrainConfig) -> int:
     """Steps until the longest task of the group has been seen once; shorter tasks start over."""
-    return max(
-        -(-len(task.train.labels) // images_per_step(task, config)) for task in tasks
-    )
+    return max(-(-len(task.train.labels) // images_per_step(task, config)) for task in tasks)
 
 
 def images_per_step(task: TaskData, config: TrainConfig) -> int:
@@ -62,9 +60,7 @@ def draw_batch(
     rows = _rows(data.name, len(data.train.labels), config.seed, step * count, count)
     crops = None
     if config.augment is not None:
-        crops = draw_crops(
-            config.augment, seed=config.seed, task=data.name, step=step, num=count
-        )
+        crops = draw_crops(config.augment, seed=config.seed, task=data.name, step=step, num=count)
     mine = slice(rank, None, world_size)
     return TaskBatch(
         task=data.name,
@@ -81,9 +77,7 @@ def to_pixels(clip: FrozenCLIP, batches: Sequence[TaskBatch]) -> torch.Tensor:
     if batches[0].crops is not None:
         pixels = apply_crops(
             pixels,
-            np.concatenate(
-                [batch.crops for batch in batches if batch.crops is not None]
-            ),
+            np.concatenate([batch.crops for batch in batches if batch.crops is not None]),
         )
     return clip.normalise(pixels)
 
@@ -93,19 +87,16 @@ def scale_pixels(clip: FrozenCLIP, images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(clip.device).float() / 255
 
 
-def microbatches(
-    images: ImageSet, task: str, *, seed: int, snapshot: int, num: int, size: int
-) -> list[np.ndarray]:
-    """`num` disjoint sets of training rows for one snapshot, each of `size` images or an equal share if there are fewer."""
+def microbatches(images: ImageSet, task: str, *, seed: int, snapshot: int, num: int, size: int) -> list[np.ndarray]:
+    """`num` disjoint sets of training rows for one snapshot, each of `size` images or an equal share if there are
+    fewer."""
     total = len(images.labels)
     if total < num:
         raise ValueError(
             f"Task {task!r}: {total} training images cannot fill profile.microbatches={num} disjoint microbatches. "
             f"Use at most {total} microbatches, or more shots."
         )
-    order = np.random.default_rng(
-        derive_seed(seed, "snapshot", snapshot, task)
-    ).permutation(total)
+    order = np.random.default_rng(derive_seed(seed, "snapshot", snapshot, task)).permutation(total)
     size = min(size, total // num)
     return [order[part * size : (part + 1) * size] for part in range(num)]
 
@@ -114,15 +105,10 @@ def _rows(task: str, total: int, seed: int, first: int, count: int) -> np.ndarra
     positions = np.arange(first, first + count)
     epochs = positions // total
     return np.concatenate(
-        [
-            _order(seed, task, int(epoch), total)[positions[epochs == epoch] % total]
-            for epoch in np.unique(epochs)
-        ]
+        [_order(seed, task, int(epoch), total)[positions[epochs == epoch] % total] for epoch in np.unique(epochs)]
     )
 
 
 @lru_cache(maxsize=4096)
 def _order(seed: int, task: str, epoch: int, total: int) -> np.ndarray:
-    return np.random.default_rng(derive_seed(seed, "order", task, epoch)).permutation(
-        total
-    )
+    return np.random.default_rng(derive_seed(seed, "order", task, epoch)).permutation(total)

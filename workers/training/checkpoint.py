@@ -1,4 +1,5 @@
-"""Checkpoints of one group: learned tensors, optimiser and position, written so that a kill at any moment loses nothing.
+"""Checkpoints of one group: learned tensors, optimiser and position, written so that a kill at any moment loses
+nothing.
 
 A checkpoint is a safetensors file and a JSON file that names its sha256.  The JSON is written last and is the commit.
 Data order, augmentation and initialisation are functions of seed, task and step (see batches.py), so the step is the
@@ -29,14 +30,10 @@ class Checkpoint:
     """JSON: step, curves, seconds, settings fingerprint, scaler."""
 
 
-def save_checkpoint(
-    directory: Path, tensors: Mapping[str, torch.Tensor], state: dict
-) -> None:
+def save_checkpoint(directory: Path, tensors: Mapping[str, torch.Tensor], state: dict) -> None:
     """Commits a checkpoint of step `state["step"]` and removes all but the newest two."""
     name = f"step-{state['step']:08d}"
-    content = save(
-        {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    )
+    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     write_atomically(directory / f"{name}.safetensors", content)
     commit = json.dumps(state | {"sha256": sha256(content).hexdigest()}).encode()
     write_atomically(directory / f"{name}.json", commit)
@@ -54,10 +51,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
             content = tensors.read_bytes()
         except (OSError, ValueError):
             continue
-        if (
-            isinstance(state, dict)
-            and state.pop("sha256", None) == sha256(content).hexdigest()
-        ):
+        if isinstance(state, dict) and state.pop("sha256", None) == sha256(content).hexdigest():
             return Checkpoint(tensors=load(content), state=state)
     return None
 

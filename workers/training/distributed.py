@@ -9,7 +9,8 @@ import torch.distributed
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train one group.  `torch.distributed` is initialised by whoever starts them."""
+    """This process's place among those that train one group.  `torch.distributed` is initialised by whoever starts
+    them."""
 
     rank: int = 0
     world_size: int = 1
@@ -25,9 +26,7 @@ class Ranks:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        for tensor, part in zip(
-            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
-        ):
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool, device: torch.device) -> bool:

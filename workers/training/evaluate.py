@@ -32,9 +32,7 @@ class Scores:
 
 
 @torch.no_grad()
-def task_text_features(
-    clip: FrozenCLIP, method: Method, lists: ClassLists
-) -> dict[str, torch.Tensor]:
+def task_text_features(clip: FrozenCLIP, method: Method, lists: ClassLists) -> dict[str, torch.Tensor]:
     """Every task's class features under the method, [K, E] fp32: all that inference needs of the text tower."""
     return dict(
         zip(
@@ -63,9 +61,7 @@ def score(
     losses, correct = [], []
     for rows in _blocks(len(images.labels)):
         check()
-        logits = method.logits(
-            task, encode_images(clip, images.images[rows], edits, copy), texts
-        )
+        logits = method.logits(task, encode_images(clip, images.images[rows], edits, copy), texts)
         labels = torch.from_numpy(images.labels[rows]).to(clip.device)
         losses.append(F.cross_entropy(logits, labels, reduction="none").cpu())
         correct.append((logits.argmax(dim=-1) == labels).cpu())
@@ -84,14 +80,10 @@ def task_image_edits(method: Method, task: str) -> tuple[Edits, int]:
 
 
 @torch.no_grad()
-def encode_images(
-    clip: FrozenCLIP, images: np.ndarray, edits: Edits, copy: int
-) -> torch.Tensor:
+def encode_images(clip: FrozenCLIP, images: np.ndarray, edits: Edits, copy: int) -> torch.Tensor:
     """Features of uint8 images [B, 3, H, W], without augmentation: [B, E] fp32, not normalised."""
     pixels = clip.normalise(scale_pixels(clip, images))
-    return clip.image(
-        pixels, edits, torch.full((len(pixels),), copy, device=clip.device)
-    )
+    return clip.image(pixels, edits, torch.full((len(pixels),), copy, device=clip.device))
 
 
 def _blocks(total: int) -> Iterator[slice]:

@@ -32,14 +32,11 @@ class ClassLists:
         return self._lists[key]
 
 
-def text_features(
-    clip: FrozenCLIP, lists: ClassLists, edits: TowerEdits, tasks: Sequence[str]
-) -> list[torch.Tensor]:
+def text_features(clip: FrozenCLIP, lists: ClassLists, edits: TowerEdits, tasks: Sequence[str]) -> list[torch.Tensor]:
     """Per task [K, E], not normalised.  Computed once per distinct pair of prompts and class list."""
     wanted: dict[tuple, int] = {}
     index = [
-        wanted.setdefault((copy, lists.key(task)), len(wanted))
-        for task, copy in zip(tasks, edits.copies, strict=True)
+        wanted.setdefault((copy, lists.key(task)), len(wanted)) for task, copy in zip(tasks, edits.copies, strict=True)
     ]
     first = {place: position for position, place in reversed(list(enumerate(index)))}
     segments = [first[place] for place in range(len(wanted))]
@@ -60,17 +57,13 @@ def joint_logits(
 ) -> list[torch.Tensor]:
     """Logits of a pass, per task [images of the task, K] in fp32.
 
-    `methods` have one batch_key; `pixels` [B, 3, H, W] holds the images of their tasks in order, `counts` how many each.
+    `methods` have one batch_key; `pixels` [B, 3, H, W] holds the images of their tasks in order, `counts` how many
+    each.
     """
     edits = join_edits([method.edits() for method in methods])
     owners = [(method, task) for method in methods for task in method.tasks]
     texts = text_features(clip, lists, edits, [task for _, task in owners])
     sizes = torch.tensor(counts, device=pixels.device)
-    copy_B = torch.repeat_interleave(
-        torch.tensor(edits.copies, device=pixels.device), sizes
-    )
+    copy_B = torch.repeat_interleave(torch.tensor(edits.copies, device=pixels.device), sizes)
     images = clip.image(pixels, edits.image, copy_B).split(list(counts))
-    return [
-        method.logits(task, image, text)
-        for (method, task), image, text in zip(owners, images, texts, strict=True)
-    ]
+    return [method.logits(task, image, text) for (method, task), image, text in zip(owners, images, texts, strict=True)]

@@ -80,13 +80,8 @@ class GroupResult:
                 raise ValueError(
                     f"{directory / name} is damaged: its sha256 differs from {path}. Delete {path} to train again."
                 )
-        results = {
-            task: TaskResult(**result) for task, result in stored["results"].items()
-        }
-        fields = {
-            name: stored[name]
-            for name in ("group", "curves", "parameters", "seconds", "steps", "images")
-        }
+        results = {task: TaskResult(**result) for task, result in stored["results"].items()}
+        fields = {name: stored[name] for name in ("group", "curves", "parameters", "seconds", "steps", "images")}
         return GroupResult(tasks=tuple(stored["tasks"]), results=results, **fields)
 
     def write(
@@ -95,15 +90,11 @@ class GroupResult:
         learned: Mapping[str, torch.Tensor],
         text_features: Mapping[str, torch.Tensor],
     ) -> None:
-        """Writes learned tensors, text features ([classes, E] fp32 per task) and, last, the result that vouches for them."""
+        """Writes learned tensors, text features ([classes, E] fp32 per task) and, last, the result that vouches for
+        them."""
         digests = {}
         for name, tensors in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
-            content = save(
-                {
-                    key: value.detach().cpu().contiguous()
-                    for key, value in tensors.items()
-                }
-            )
+            content = save({key: value.detach().cpu().clone() for key, value in tensors.items()})
             write_atomically(directory / name, content)
             digests[name] = sha256(content).hexdigest()
         content = json.dumps(asdict(self) | {"sha256": digests}).encode()

@@ -53,25 +53,17 @@ class GroupRun:
         self.work = work
         self.data = {task: data[task] for task in work.tasks}
         self.config = config
-        self.method: Method = build_method(
-            work.method, clip, work.tasks, seed=config.seed
-        )
+        self.method: Method = build_method(work.method, clip, work.tasks, seed=config.seed)
         self.epoch_steps = steps_per_epoch(list(self.data.values()), config)
         trains = not isinstance(work.method, ZeroShotConfig)
-        self.num_steps = (
-            (config.max_steps or config.epochs * self.epoch_steps) if trains else 0
-        )
-        self.images_per_step = sum(
-            images_per_step(task, config) for task in self.data.values()
-        )
+        self.num_steps = (config.max_steps or config.epochs * self.epoch_steps) if trains else 0
+        self.images_per_step = sum(images_per_step(task, config) for task in self.data.values())
         self.step = 0
         self.seconds = 0.0
         self.curves: list[dict] = []
         self.losses: dict[str, float] = {}
         self.accuracies: dict[str, float] = {}
-        self._optimizer = (
-            _build_optimizer(self.method.parameters(), config) if trains else None
-        )
+        self._optimizer = _build_optimizer(self.method.parameters(), config) if trains else None
         is_half = clip.image.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
         self._fingerprint = _fingerprint(work, self.data, config)
@@ -103,14 +95,8 @@ class GroupRun:
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self.losses = dict(losses)
-        if (
-            self.step % max(1, self.num_steps // CURVE_POINTS) == 0
-            or self.step == self.num_steps - 1
-        ):
-            self.curves += [
-                {"step": self.step, "task": task, "loss": loss}
-                for task, loss in losses.items()
-            ]
+        if self.step % max(1, self.num_steps // CURVE_POINTS) == 0 or self.step == self.num_steps - 1:
+            self.curves += [{"step": self.step, "task": task, "loss": loss} for task, loss in losses.items()]
         self.step += 1
         self.seconds += seconds
 
@@ -120,9 +106,7 @@ class GroupRun:
         for task, data in self.data.items():
             if len(data.val.labels):
                 texts = texts or task_text_features(clip, self.method, lists)
-                self.accuracies[task] = score(
-                    clip, self.method, task, data.val, texts[task]
-                ).accuracy
+                self.accuracies[task] = score(clip, self.method, task, data.val, texts[task]).accuracy
                 self.curves.append(
                     {
                         "step": self.step,
@@ -170,24 +154,16 @@ class GroupRun:
             num_steps=self.num_steps,
             losses=self.losses,
             accuracies=dict(self.accuracies),
-            images_per_second=self.step * self.images_per_step / self.seconds
-            if self.seconds
-            else 0.0,
+            images_per_second=self.step * self.images_per_step / self.seconds if self.seconds else 0.0,
             lr=self.lr,
         )
 
     def save(self) -> None:
         """Commits a checkpoint of the present position."""
-        tensors = {
-            f"learned/{name}": tensor for name, tensor in self.method.state().items()
-        }
+        tensors = {f"learned/{name}": tensor for name, tensor in self.method.state().items()}
         if self._optimizer is not None:
             for index, state in self._optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer/{index}/{key}": value
-                    for key, value in state.items()
-                    if torch.is_tensor(value)
-                }
+                tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if torch.is_tensor(value)}
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -209,16 +185,13 @@ class GroupRun:
             return False
         if checkpoint.state["settings"] != self._fingerprint:
             raise ValueError(
-                f"group {self.work.id!r}: the checkpoint in {self.work.directory} was written with other tasks, data or "
+                f"group {self.work.id!r}: the checkpoint in {self.work.directory} was written with other tasks, "
+                f"data or "
                 "settings. Start a new job, or remove the checkpoint."
             )
         prefix = "learned/"
         self.method.load_state(
-            {
-                name.removeprefix(prefix): value
-                for name, value in checkpoint.tensors.items()
-                if name.startswith(prefix)
-            }
+            {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
         )
         self._load_optimizer(checkpoint.tensors)
         self.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -231,7 +204,8 @@ class GroupRun:
         for task, loss in losses.items():
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"Task {task!r} in group {self.work.id!r}: loss is {loss} at step {self.step} with learning rate {self.lr:g}. "
+                    f"Task {task!r} in group {self.work.id!r}: loss is {loss} at step {self.step} with learning "
+                    f"rate {self.lr:g}. "
                     "Lower training.lr, or use precision bf16 or fp32."
                 )
 
@@ -246,21 +220,13 @@ class GroupRun:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
 
 
-def _build_optimizer(
-    parameters: list[torch.Tensor], config: TrainConfig
-) -> torch.optim.Optimizer:
+def _build_optimizer(parameters: list[torch.Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, weight_decay=config.weight_decay, eps=1e-6
-    )
+        return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, eps=1e-6)
 
 
-def _fingerprint(
-    work: GroupWork, data: Mapping[str, TaskData], config: TrainConfig
-) -> str:
+def _fingerprint(work: GroupWork, data: Mapping[str, TaskData], config: TrainConfig) -> str:
     """What must be equal for a checkpoint to be gone on with."""
     told = [
         work.method.model_dump_json(),

@@ -1,9 +1,10 @@
 """Signatures: every task's gradient at the shared prompt, at several points of its training, from one backward each.
 
 A signature is the gradient with respect to the *generated* prompts.  Gradients of the factors depend on an arbitrary
-scale: (c W) (x) (P / c) is the same prompt.  Every task reads the shared prompt through a copy of its own, so one backward
-of the summed losses leaves every task's gradient on its own copy.  Where tasks have the same class sentences their text
-features are computed once, and the text tower's backward is run once per task of the most crowded list.
+scale: (c W) (x) (P / c) is the same prompt.  Every task reads the shared prompt through a copy of its own, so one
+backward of the summed losses leaves every task's gradient on its own copy.  Where tasks have the same class
+sentences their text features are computed once, and the text tower's backward is run once per task of the most
+crowded list.
 
     # S snapshots, R microbatches, T tasks, P numbers in a prompt (text, then image), U distinct class lists
     # K layers, M prompt tokens, D width, E joint embedding
@@ -62,16 +63,16 @@ def profile(
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Trains the shared prompt over all tasks and takes snapshots of their gradients; returns the path of signatures.npz.
+    """Trains the shared prompt over all tasks and takes snapshots of their gradients; returns the path of
+    signatures.npz.
 
     The file holds gradients [S, R, T, P], losses and counts [S, R, T], steps [S], task_names [T], image_centroids and
     text_centroids [T, E], the shared prompt of every snapshot, prompts [S, P], and the parts of P: block_names [blocks]
-    (`text.0`, ..., `image.0`, ...) with block_offsets [blocks + 1].  Snapshots already on disk are kept, and training goes on from its checkpoint.
+    (`text.0`, ..., `image.0`, ...) with block_offsets [blocks + 1].  Snapshots already on disk are kept, and
+    training goes on from its checkpoint.
     """
-    shared = MmAPConfig(**method.model_dump() | {"sharing": "all"})
-    config = training.model_copy(
-        update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps}
-    )
+    shared = method.model_copy(update={"sharing": "all"})
+    config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=shared, directory=directory)
     lists = ClassLists(clip, data)
 
@@ -109,14 +110,9 @@ def task_gradients(
     `edits` hold one copy of the prompts; images[t] is uint8 [B_t, 3, H, W] and labels[t] int64 [B_t].
     """
     shared_text, shared_image = edits.text.prompts_CKMD, edits.image.prompts_CKMD
-    assert (
-        shared_text is not None and shared_image is not None and len(shared_text) == 1
-    )
+    assert shared_text is not None and shared_image is not None and len(shared_text) == 1
     distinct = list(dict.fromkeys(lists.key(task) for task in tasks))
-    owners = [
-        [position for position, task in enumerate(tasks) if lists.key(task) == key]
-        for key in distinct
-    ]
+    owners = [[position for position, task in enumerate(tasks) if lists.key(task) == key] for key in distinct]
 
     # Text: one copy of the prompt per distinct class list; a task's features are a leaf of its own.
     text_copies = _copies(shared_text, len(distinct))
@@ -126,9 +122,7 @@ def task_gradients(
         range(len(distinct)),
     )
     texts = {
-        place: text.detach().requires_grad_()
-        for text, places in zip(text_U, owners, strict=True)
-        for place in places
+        place: text.detach().requires_grad_() for text, places in zip(text_U, owners, strict=True) for place in places
     }
 
     # Images: one copy of the prompt per task, gathered per image.
@@ -151,19 +145,13 @@ def task_gradients(
         ]
     )
     leaves = [texts[place] for place in range(len(tasks))]
-    image_gradients, *text_leaf_gradients = torch.autograd.grad(
-        losses.sum(), [image_copies, *leaves]
-    )
+    image_gradients, *text_leaf_gradients = torch.autograd.grad(losses.sum(), [image_copies, *leaves])
 
     # Text again: the k-th task of every list goes back through the text tower together.
     rounds = max(len(places) for places in owners)
     text_gradients = torch.zeros(len(tasks), *shared_text.shape[1:], device=clip.device)
     for turn in range(rounds):
-        active = [
-            (index, places[turn])
-            for index, places in enumerate(owners)
-            if turn < len(places)
-        ]
+        active = [(index, places[turn]) for index, places in enumerate(owners) if turn < len(places)]
         (gradients,) = torch.autograd.grad(
             [text_U[index] for index, _ in active],
             text_copies,
@@ -179,11 +167,7 @@ def task_gradients(
 def _flat_prompts(edits: TowerEdits) -> np.ndarray:
     """The shared prompt itself, in the order of a signature.  [P]"""
     prompts = [edits.text.prompts_CKMD, edits.image.prompts_CKMD]
-    return (
-        torch.cat([part[0].detach().flatten() for part in prompts if part is not None])
-        .cpu()
-        .numpy()
-    )
+    return torch.cat([part[0].detach().flatten() for part in prompts if part is not None]).cpu().numpy()
 
 
 def _copies(shared: torch.Tensor, num: int) -> torch.Tensor:
@@ -192,13 +176,8 @@ def _copies(shared: torch.Tensor, num: int) -> torch.Tensor:
 
 def _snapshot_steps(run: GroupRun, num: int) -> list[int]:
     """Steps after which a snapshot is taken: equally spaced from the end of the warm-up to the end of training."""
-    first = warmup_steps(
-        run.config, num_steps=run.num_steps, steps_per_epoch=run.epoch_steps
-    )
-    return [
-        first + round((run.num_steps - first) * (index + 1) / num)
-        for index in range(num)
-    ]
+    first = warmup_steps(run.config, num_steps=run.num_steps, steps_per_epoch=run.epoch_steps)
+    return [first + round((run.num_steps - first) * (index + 1) / num) for index in range(num)]
 
 
 def _take_snapshot(
@@ -229,14 +208,8 @@ def _take_snapshot(
                 edits,
                 lists,
                 block,
-                [
-                    run.data[task].train.images[parts[task][microbatch]]
-                    for task in block
-                ],
-                [
-                    run.data[task].train.labels[parts[task][microbatch]]
-                    for task in block
-                ],
+                [run.data[task].train.images[parts[task][microbatch]] for task in block],
+                [run.data[task].train.labels[parts[task][microbatch]] for task in block],
             )
             for block in _blocks(run.work.tasks, parts)
         ]
@@ -255,9 +228,7 @@ def _take_snapshot(
     )
 
 
-def _blocks(
-    tasks: Sequence[str], parts: Mapping[str, list[np.ndarray]]
-) -> list[list[str]]:
+def _blocks(tasks: Sequence[str], parts: Mapping[str, list[np.ndarray]]) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
     size = 0
     for task in tasks:
@@ -279,16 +250,12 @@ def _assemble(
     directory: Path,
 ) -> Path:
     """One file from the snapshots, with what signature-free affinities need beside them."""
-    snapshots = [
-        dict(np.load(directory / f"snapshot-{index:03d}.npz"))
-        for index in range(config.snapshots)
-    ]
+    snapshots = [dict(np.load(directory / f"snapshot-{index:03d}.npz")) for index in range(config.snapshots)]
     names, offsets = _prompt_blocks(clip, method)
     zero_shot = ZeroShot(clip, list(data))
     texts = task_text_features(clip, zero_shot, lists)
     images = {
-        task: encode_images(clip, part.train.images[:CENTROID_IMAGES], NO_EDITS, 0)
-        for task, part in data.items()
+        task: encode_images(clip, part.train.images[:CENTROID_IMAGES], NO_EDITS, 0) for task, part in data.items()
     }
     arrays = {
         "task_names": np.array(list(data)),
@@ -305,13 +272,9 @@ def _assemble(
     return directory / SIGNATURES
 
 
-def _prompt_blocks(
-    clip: FrozenCLIP, method: MmAPConfig
-) -> tuple[np.ndarray, np.ndarray]:
+def _prompt_blocks(clip: FrozenCLIP, method: MmAPConfig) -> tuple[np.ndarray, np.ndarray]:
     """Names and offsets of the parts of P: one per tower and layer, [blocks] and [blocks + 1]."""
-    depth = prompted_layers(
-        method, text_layers=clip.text.layers, image_layers=clip.image.layers
-    )
+    depth = prompted_layers(method, text_layers=clip.text.layers, image_layers=clip.image.layers)
     towers = (("text", clip.text.width), ("image", clip.image.width))
     names = [f"{tower}.{layer}" for tower, _ in towers for layer in range(depth)]
     sizes = [method.num_tokens * width for _, width in towers for _ in range(depth)]
@@ -323,14 +286,13 @@ def _centroid(features: torch.Tensor) -> np.ndarray:
     return F.normalize(features, dim=-1).mean(dim=0).cpu().numpy()
 
 
-def _refuse_too_large(
-    clip: FrozenCLIP, num_tasks: int, config: ProfileConfig, method: MmAPConfig
-) -> None:
+def _refuse_too_large(clip: FrozenCLIP, num_tasks: int, config: ProfileConfig, method: MmAPConfig) -> None:
     numbers = int(_prompt_blocks(clip, method)[1][-1])
     size = 4 * config.snapshots * config.microbatches * num_tasks * numbers
     if size > LARGEST_FILE:
         raise ValueError(
-            f"profile: signatures of {num_tasks} tasks x {config.snapshots} snapshots x {config.microbatches} microbatches x "
+            f"profile: signatures of {num_tasks} tasks x {config.snapshots} snapshots x {config.microbatches} "
+            f"microbatches x "
             f"{numbers} numbers take {size / 1024**3:.1f} GiB; at most {LARGEST_FILE // 1024**3} GiB are kept. "
             "Use fewer snapshots or microbatches, or a smaller method.depth or method.num_tokens."
         )
@@ -338,5 +300,5 @@ def _refuse_too_large(
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **dict(arrays))
     write_atomically(path, buffer.getvalue())

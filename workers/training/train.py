@@ -1,7 +1,7 @@
 """The one training loop: for the shared prompt, a group, a task alone, and several groups at once on one device.
 
-It knows neither Ray nor jobs nor HTTP.  Groups whose methods fit into one forward pass train in one; a group's result does
-not depend on which others share its passes, beyond rounding.
+It knows neither Ray nor jobs nor HTTP.  Groups whose methods fit into one forward pass train in one; a group's
+result does not depend on which others share its passes, beyond rounding.
 """
 
 import time
@@ -38,10 +38,11 @@ def train(
 ) -> dict[str, GroupResult]:
     """Trains every group to its end and evaluates its tasks; returns the results by group id.
 
-    A group whose directory holds a result is not trained again; one with a checkpoint goes on from it.  `should_stop` is
-    asked before every step and evaluation batch; when it turns true, unfinished groups are checkpointed and `Stopped` is
-    raised.  `on_step` sees a group after every step (and once before the first).  With `evaluate` off nothing is scored or
-    written but checkpoints.  A loss that is no number raises ValueError with task, step and learning rate.
+    A group whose directory holds a result is not trained again; one with a checkpoint goes on from it.
+    `should_stop` is asked before every step and evaluation batch; when it turns true, unfinished groups are
+    checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once before the first).  With
+    `evaluate` off nothing is scored or written but checkpoints.  A loss that is no number raises ValueError with
+    task, step and learning rate.
     """
     ranks = ranks or Ranks()
     lists = ClassLists(clip, data)
@@ -89,9 +90,7 @@ def train(
     return done
 
 
-def _step(
-    clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks
-) -> None:
+def _step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks) -> None:
     """One step of groups that fit into one forward pass: batch, loss, backward, optimiser."""
     started = time.perf_counter()
 
@@ -117,27 +116,19 @@ def _step(
         [len(batch.labels) for batch in batches],
     )
     losses = [
-        F.cross_entropy(
-            task_logits, torch.from_numpy(batch.labels).to(clip.device), reduction="sum"
-        )
+        F.cross_entropy(task_logits, torch.from_numpy(batch.labels).to(clip.device), reduction="sum")
         / batch.global_count
         for task_logits, batch in zip(logits, batches, strict=True)
     ]
 
     # Backward: groups own disjoint parameters, so one backward of the sum gives every group its own gradient.
-    scales = [run.scaler.get_scale() for run in runs for _ in run.work.tasks]
-    torch.stack(
-        [loss * scale for loss, scale in zip(losses, scales, strict=True)]
-    ).sum().backward()
+    owners = [run for run in runs for _ in run.work.tasks]
+    scaled = [run.scaler.scale(loss) for run, loss in zip(owners, losses, strict=True)]
+    torch.stack(scaled).sum().backward()
 
     # Step: with several ranks, gradients and losses are sums over the ranks first.
     told = torch.stack([loss.detach() for loss in losses])
-    gradients = [
-        parameter.grad
-        for run in runs
-        for parameter in run.method.parameters()
-        if parameter.grad is not None
-    ]
+    gradients = [parameter.grad for run in runs for parameter in run.method.parameters() if parameter.grad is not None]
     ranks.sum_in_place([*gradients, told])
     values = iter(told.tolist())
     losses_of = [{task: next(values) for task in run.work.tasks} for run in runs]
@@ -149,14 +140,9 @@ def _step(
         run.apply_gradients(of_tasks, seconds * run.images_per_step / share)
 
 
-def _every_so_often(
-    clip: FrozenCLIP, run: GroupRun, lists: ClassLists, evaluate: bool
-) -> None:
+def _every_so_often(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, evaluate: bool) -> None:
     """Validation a few times along the run, and checkpoints."""
-    due = {
-        round(run.num_steps * part / run.config.validations)
-        for part in range(1, run.config.validations + 1)
-    }
+    due = {round(run.num_steps * part / run.config.validations) for part in range(1, run.config.validations + 1)}
     if evaluate and run.step in due:
         run.validate(clip, lists)
     if run.step % run.config.checkpoint_every == 0 and not run.is_done:
@@ -179,6 +165,8 @@ def _refuse_crowded_context(clip: FrozenCLIP, run: GroupRun, lists: ClassLists) 
         longest = int(lists[task].end_R.max()) + 1
         if longest + num_tokens > clip.text.context_length:
             raise ValueError(
-                f"Task {task!r}: its longest class sentence takes {longest} tokens and the prompts {num_tokens}, but the text "
-                f"tower has {clip.text.context_length} places. Shorten class names or template, or use fewer prompt tokens."
+                f"Task {task!r}: its longest class sentence takes {longest} tokens and the prompts {num_tokens}, "
+                f"but the text "
+                f"tower has {clip.text.context_length} places. Shorten class names or template, or use fewer prompt "
+                f"tokens."
             )

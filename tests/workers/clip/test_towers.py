@@ -1,4 +1,5 @@
-"""The towers' laws: open_clip's features to the bit where nothing is plugged in, and the fast path equal to the plain one."""
+"""The towers' laws: open_clip's features to the bit where nothing is plugged in, and the fast path equal to the
+plain one."""
 
 import pytest
 import torch
@@ -20,13 +21,9 @@ def _pixels(clip: FrozenCLIP, num: int = 3) -> torch.Tensor:
     return torch.randn(num, 3, clip.resize.size, clip.resize.size, generator=generator)
 
 
-def _prompts(
-    width: int, *, copies: int, depth: int, tokens: int = 3, seed: int = 2
-) -> torch.Tensor:
+def _prompts(width: int, *, copies: int, depth: int, tokens: int = 3, seed: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return (
-        0.2 * torch.randn(copies, depth, tokens, width, generator=generator)
-    ).requires_grad_()
+    return (0.2 * torch.randn(copies, depth, tokens, width, generator=generator)).requires_grad_()
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -37,27 +34,17 @@ def test_nothing_plugged_in_is_open_clip_to_the_bit(tiny_clip: FrozenCLIP):
     visual, owner = _model(tiny_clip)
     pixels, texts = _pixels(tiny_clip), tiny_clip.class_list(NAMES_A, TEMPLATE)
     assert torch.equal(tiny_clip.image(pixels, plain=True), visual(pixels))
-    assert torch.equal(
-        tiny_clip.text([texts], plain=True)[0], owner.encode_text(texts.ids_RL)
-    )
+    assert torch.equal(tiny_clip.text([texts], plain=True)[0], owner.encode_text(texts.ids_RL))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_fast_image_path_equals_plain_values_and_gradients(
-    tiny_clip: FrozenCLIP, depth: int
-):
+def test_fast_image_path_equals_plain_values_and_gradients(tiny_clip: FrozenCLIP, depth: int):
     pixels, copy_B = _pixels(tiny_clip), torch.tensor([1, 0, 1])
     results = []
     for plain in (True, False):
-        prompts = (
-            _prompts(tiny_clip.image.width, copies=2, depth=depth) if depth else None
-        )
+        prompts = _prompts(tiny_clip.image.width, copies=2, depth=depth) if depth else None
         features = tiny_clip.image(pixels, Edits(prompts), copy_B, plain=plain)
-        gradient = (
-            torch.autograd.grad(features.square().sum(), prompts)[0]
-            if prompts is not None
-            else torch.ones(1)
-        )
+        gradient = torch.autograd.grad(features.square().sum(), prompts)[0] if prompts is not None else torch.ones(1)
         results.append((features, gradient))
     assert _relative(results[1][0], results[0][0]) < 1e-5
     assert _relative(results[1][1], results[0][1]) < 1e-5
@@ -74,16 +61,10 @@ def test_fast_text_path_equals_plain_values_and_gradients(
     ]
     results = []
     for plain in (True, False):
-        prompts = (
-            _prompts(tiny_clip.text.width, copies=2, depth=depth) if depth else None
-        )
+        prompts = _prompts(tiny_clip.text.width, copies=2, depth=depth) if depth else None
         features = torch.cat(tiny_clip.text(lists, Edits(prompts), [1, 0], plain=plain))
         weights = torch.linspace(-1, 1, features.numel()).view_as(features)
-        gradient = (
-            torch.autograd.grad((features * weights).sum(), prompts)[0]
-            if prompts is not None
-            else torch.ones(1)
-        )
+        gradient = torch.autograd.grad((features * weights).sum(), prompts)[0] if prompts is not None else torch.ones(1)
         results.append((features, gradient))
     assert _relative(results[1][0], results[0][0]) < 1e-5
     assert _relative(results[1][1], results[0][1]) < 1e-5
@@ -94,12 +75,8 @@ def test_branch_functions_and_overrides_are_the_same_on_both_paths(
 ):
     scale_C = torch.tensor([0.5, 2.0])
 
-    def branch(
-        layer: int, name: str, output: torch.Tensor, copy: torch.Tensor
-    ) -> torch.Tensor:
-        return output * scale_C[copy].view(-1, 1, 1) + (
-            0.1 * layer if name == "mlp" else 0.0
-        )
+    def branch(layer: int, name: str, output: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
+        return output * scale_C[copy].view(-1, 1, 1) + (0.1 * layer if name == "mlp" else 0.0)
 
     width = tiny_clip.image.width
     image = Edits(
@@ -107,9 +84,7 @@ def test_branch_functions_and_overrides_are_the_same_on_both_paths(
         branch,
         {
             "transformer.resblocks.1.ln_1.weight": torch.full((width,), 1.5),
-            "transformer.resblocks.0.attn.in_proj_bias": torch.linspace(
-                -1, 1, 3 * width
-            ),
+            "transformer.resblocks.0.attn.in_proj_bias": torch.linspace(-1, 1, 3 * width),
             "ln_pre.bias": torch.full((width,), 0.3),
             "ln_post.bias": torch.full((width,), 0.2),
         },
@@ -147,12 +122,8 @@ def test_prompt_place_in_the_image_tower_does_not_matter(tiny_clip: FrozenCLIP):
     )
     length = (tiny_clip.resize.size // 4) ** 2 + 1
     x = visual._embeds(pixels)
-    for layer, block in enumerate(
-        visual.transformer.resblocks
-    ):  # prompts at the end instead of after CLS
-        x = block(
-            torch.cat([x[:, :length], prompts[0, layer].expand(len(x), -1, -1)], dim=1)
-        )
+    for layer, block in enumerate(visual.transformer.resblocks):  # prompts at the end instead of after CLS
+        x = block(torch.cat([x[:, :length], prompts[0, layer].expand(len(x), -1, -1)], dim=1))
     at_the_end = visual._pool(x[:, :length])[0] @ visual.proj
     after_cls = tiny_clip.image(pixels, Edits(prompts), plain=True)
     assert _relative(after_cls, at_the_end) < 1e-5
@@ -163,15 +134,11 @@ def test_backbone_parameters_never_receive_a_gradient(tiny_clip: FrozenCLIP):
     texts = [tiny_clip.class_list(NAMES_B, TEMPLATE)]
     text_prompts = _prompts(tiny_clip.text.width, copies=1, depth=2)
     loss = (
-        tiny_clip.image(_pixels(tiny_clip), Edits(prompts)).sum()
-        + tiny_clip.text(texts, Edits(text_prompts))[0].sum()
+        tiny_clip.image(_pixels(tiny_clip), Edits(prompts)).sum() + tiny_clip.text(texts, Edits(text_prompts))[0].sum()
     )
     loss.backward()
     for module in _model(tiny_clip):
-        assert all(
-            parameter.grad is None and not parameter.requires_grad
-            for parameter in module.parameters()
-        )
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
     assert prompts.grad is not None and text_prompts.grad is not None
 
 

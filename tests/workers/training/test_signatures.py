@@ -1,0 +1,129 @@
+"""Signatures: one backward gives what one backward per task gives (grouping reference, T16), and the file replays."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from workers.clip.frozen import FrozenCLIP
+from workers.clip.seam import Edits
+from workers.data.dataset import TaskData
+from workers.methods.config import MmAPConfig
+from workers.methods.method import TowerEdits
+from workers.training.batches import scale_pixels
+from workers.training.config import ProfileConfig, TrainConfig
+from workers.training.forward import ClassLists
+from workers.training.signatures import SIGNATURES, profile, task_gradients
+from workers.training.train import Stopped
+
+MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
+TRAINING = TrainConfig(batch_size=4, lr=0.01, warmup_epochs=0)
+PROFILE = ProfileConfig(max_steps=6, snapshots=2, microbatches=2, microbatch_size=2)
+
+
+def _edits(clip: FrozenCLIP) -> TowerEdits:
+    rng = torch.Generator().manual_seed(0)
+    text = 0.1 * torch.randn(1, 2, 3, clip.text.width, generator=rng)
+    image = 0.1 * torch.randn(1, 2, 3, clip.image.width, generator=rng)
+    return TowerEdits(image=Edits(image), text=Edits(text), copies=(0, 0, 0))
+
+
+def _leaves(edits: TowerEdits) -> list[torch.Tensor]:
+    prompts = [edits.text.prompts_CKMD, edits.image.prompts_CKMD]
+    return [part.clone().requires_grad_() for part in prompts if part is not None]
+
+
+def _separate(clip: FrozenCLIP, edits: TowerEdits, lists: ClassLists, task: TaskData) -> tuple[torch.Tensor, float]:
+    """The slow truth: one task, one pass, open_clip's own blocks."""
+    text, image = _leaves(edits)
+    (texts,) = clip.text([lists[task.name]], Edits(text), plain=True)
+    pixels = clip.normalise(scale_pixels(clip, task.train.images))
+    features = clip.image(pixels, Edits(image), plain=True)
+    logits = clip.logit_scale * F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T
+    loss = F.cross_entropy(logits, torch.from_numpy(task.train.labels))
+    gradients = torch.autograd.grad(loss, [text, image])
+    return torch.cat([gradient.flatten() for gradient in gradients]), float(loss.detach())
+
+
+@pytest.mark.parametrize("own_words", [False, True])
+def test_one_backward_equals_one_per_task(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], renamed: Callable[..., TaskData], own_words: bool
+):
+    if own_words:  # no two tasks share a class list
+        tasks = tasks | {"clipart": renamed(tasks["clipart"], template="a drawing of {}.")}
+    lists, edits = ClassLists(tiny_clip, tasks), _edits(tiny_clip)
+    data = list(tasks.values())
+    measured = task_gradients(
+        tiny_clip, edits, lists, list(tasks), [task.train.images for task in data], [task.train.labels for task in data]
+    )
+    truths = [_separate(tiny_clip, edits, lists, task) for task in data]
+    for place, (gradient, loss) in enumerate(truths):
+        error = (measured.gradients[place] - gradient).norm() / gradient.norm()
+        assert float(error) < 1e-5
+        assert float(measured.losses[place]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_task_gradients_sum_to_the_gradient_of_the_shared_prompt(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData]):
+    lists, edits = ClassLists(tiny_clip, tasks), _edits(tiny_clip)
+    data = list(tasks.values())
+    measured = task_gradients(
+        tiny_clip, edits, lists, list(tasks), [task.train.images for task in data], [task.train.labels for task in data]
+    )
+    text, image = _leaves(edits)
+    total = torch.zeros(())
+    for task in data:
+        (texts,) = tiny_clip.text([lists[task.name]], Edits(text))
+        features = tiny_clip.image(tiny_clip.normalise(scale_pixels(tiny_clip, task.train.images)), Edits(image))
+        logits = tiny_clip.logit_scale * F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T
+        total = total + F.cross_entropy(logits, torch.from_numpy(task.train.labels))
+    shared = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, [text, image])])
+    assert float((measured.gradients.sum(dim=0) - shared).norm() / shared.norm()) < 1e-5
+
+
+def test_profile_writes_disjoint_microbatches_and_named_blocks(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    arrays = np.load(path)
+    numbers = 2 * 2 * (16 + 32)
+    assert arrays["gradients"].shape == (2, 2, 3, numbers) and arrays["gradients"].dtype == np.float32
+    assert arrays["losses"].shape == arrays["counts"].shape == (2, 2, 3)
+    assert arrays["prompts"].shape == (2, numbers)
+    assert arrays["steps"].tolist() == [3, 6]
+    assert arrays["task_names"].tolist() == list(tasks)
+    assert arrays["block_names"].tolist() == ["text.0", "text.1", "image.0", "image.1"]
+    assert arrays["block_offsets"].tolist() == [0, 32, 64, 128, 192]
+    assert arrays["image_centroids"].shape == arrays["text_centroids"].shape == (3, 16)
+    assert np.isfinite(arrays["gradients"]).all() and (arrays["gradients"] ** 2).sum(axis=-1).min() > 0
+    assert not np.allclose(arrays["gradients"][:, 0], arrays["gradients"][:, 1])
+
+
+def test_a_stopped_profile_goes_on_to_the_same_bytes(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path):
+    whole = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path / "whole")
+    seen = []
+    with pytest.raises(Stopped):
+        profile(
+            tiny_clip,
+            tasks,
+            PROFILE,
+            TRAINING,
+            MMAP,
+            directory=tmp_path / "stopped",
+            report=seen.append,
+            should_stop=lambda: len(seen) > 4,
+        )
+    assert not (tmp_path / "stopped" / SIGNATURES).exists()
+    resumed = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path / "stopped")
+    a, b = np.load(whole), np.load(resumed)
+    assert all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def test_too_few_images_for_disjoint_microbatches_is_refused(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    many = PROFILE.model_copy(update={"microbatches": 6})
+    with pytest.raises(ValueError, match=r"Task 'pets': 5 training images cannot fill profile.microbatches=6"):
+        profile(tiny_clip, tasks, many, TRAINING, MMAP, directory=tmp_path)

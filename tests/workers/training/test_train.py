@@ -1,0 +1,233 @@
+"""The loop's laws: who gets which gradient, what a resume gives, what several groups in one pass give."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workers.clip.config import BackboneConfig
+from workers.clip.frozen import FrozenCLIP, load_clip
+from workers.data.dataset import TaskData
+from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.training.batches import draw_batch, to_pixels
+from workers.training.config import AugmentConfig, TrainConfig
+from workers.training.forward import ClassLists, joint_logits
+from workers.training.results import LEARNED, GroupResult
+from workers.training.run import GroupRun, GroupWork
+from workers.training.train import Stopped, train
+
+MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
+CONFIG = TrainConfig(max_steps=12, batch_size=4, lr=0.01, warmup_epochs=0, checkpoint_every=5, augment=AugmentConfig())
+
+
+def _work(directory: Path, tasks: tuple[str, ...], method: MethodConfig = MMAP, name: str = "g1") -> GroupWork:
+    return GroupWork(id=name, tasks=tasks, method=method, directory=directory / name)
+
+
+def _learned(work: GroupWork) -> dict[str, torch.Tensor]:
+    return load_file(work.directory / LEARNED)
+
+
+def _largest_difference(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in a)
+
+
+def test_training_lowers_the_loss_and_beats_zero_shot(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    config = CONFIG.model_copy(update={"max_steps": 100, "lr": 0.05, "optimizer": "adamw", "augment": None})
+    names = tuple(tasks)
+    trained = train(tiny_clip, [_work(tmp_path, names)], tasks, config)["g1"]
+    zero_shot = train(tiny_clip, [_work(tmp_path, names, ZeroShotConfig(), "zero-shot")], tasks, config)["zero-shot"]
+    assert zero_shot.steps == 0 and zero_shot.parameters["total"] == 0
+    assert set(trained.results) == set(names)
+    mean = sum(result.accuracy for result in trained.results.values()) / len(names)
+    assert mean > sum(result.accuracy for result in zero_shot.results.values()) / len(names) + 0.1
+    losses = [point["loss"] for point in trained.curves if point["task"] == "art" and "loss" in point]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_group_update_is_the_gradient_of_the_summed_loss(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    names = tuple(tasks)
+    run = GroupRun(tiny_clip, _work(tmp_path, names), tasks, CONFIG)
+    lists = ClassLists(tiny_clip, tasks)
+    accumulated: dict[str, torch.Tensor] = {}
+    for task in names:  # the paper's wording: task by task, no step in between
+        gradients = _gradients(tiny_clip, run, lists, [task])
+        own = {name for name in gradients if name.startswith(f"task.{task}.") or name.startswith("shared.")}
+        foreign = [gradients[name] for name in gradients if name not in own]
+        assert all(gradient is None for gradient in foreign), "a task's part got a gradient from another task"
+        for name in own:
+            accumulated[name] = accumulated.get(name, torch.zeros(())) + gradients[name]
+    together = _gradients(tiny_clip, run, lists, list(names))
+    assert _largest_difference(dict(together.items()), accumulated) < 1e-5
+
+
+def _gradients(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, tasks: list[str]) -> dict[str, Any]:
+    batches = [draw_batch(run.data[task], run.config, 0) for task in run.work.tasks]
+    logits = joint_logits(clip, [run.method], lists, to_pixels(clip, batches), [len(batch.labels) for batch in batches])
+    losses = [
+        torch.nn.functional.cross_entropy(task_logits, torch.from_numpy(batch.labels))
+        for task_logits, batch in zip(logits, batches, strict=True)
+        if batch.task in tasks
+    ]
+    named = run.method.state()
+    gradients = torch.autograd.grad(torch.stack(losses).sum(), list(named.values()), allow_unused=True)
+    return {
+        name: None if gradient is None or not gradient.any() else gradient
+        for name, gradient in zip(named, gradients, strict=True)
+    }
+
+
+def test_mean_reduction_divides_the_group_gradient_only(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    learned = {}
+    for reduce in ("sum", "mean"):
+        method = MMAP.model_copy(update={"group_reduce": reduce})
+        config = CONFIG.model_copy(update={"max_steps": 1, "weight_decay": 0.0})
+        work = _work(tmp_path, tuple(tasks), method, reduce)
+        start = GroupRun(tiny_clip, work, tasks, config).method.state()
+        train(tiny_clip, [work], tasks, config)
+        learned[reduce] = {name: tensor - start[name].detach() for name, tensor in _learned(work).items()}
+    for name, moved in learned["sum"].items():
+        factor = len(tasks) if name.startswith("shared.") else 1
+        assert torch.allclose(moved, factor * learned["mean"][name], rtol=1e-3, atol=1e-8)
+
+
+def test_killed_at_any_step_and_resumed_gives_the_same_bytes(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    whole = _work(tmp_path / "whole", tuple(tasks))
+    train(tiny_clip, [whole], tasks, CONFIG)
+    for killed_at in (1, 5, 7, 12):
+        work = _work(tmp_path / f"killed-{killed_at}", tuple(tasks))
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run, at=killed_at: _kill(run, at))
+        train(tiny_clip, [work], tasks, CONFIG)
+        assert (work.directory / LEARNED).read_bytes() == (whole.directory / LEARNED).read_bytes()
+
+
+def _kill(run: GroupRun, at: int) -> None:
+    if run.step == at:
+        raise KeyboardInterrupt  # like a kill: nothing is saved beyond the last periodic checkpoint
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stopped_and_resumed_gives_the_same_bytes(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path, optimizer: str
+):
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    whole = _work(tmp_path / "whole", tuple(tasks))
+    train(tiny_clip, [whole], tasks, config)
+    stopped = _work(tmp_path / "stopped", tuple(tasks))
+    steps = []
+    with pytest.raises(Stopped):
+        train(tiny_clip, [stopped], tasks, config, report=steps.append, should_stop=lambda: len(steps) > 4)
+    assert not (stopped.directory / "result.json").exists()
+    assert 0 < steps[-1].step < CONFIG.max_steps
+    result = train(tiny_clip, [stopped], tasks, config)["g1"]
+    assert (stopped.directory / LEARNED).read_bytes() == (whole.directory / LEARNED).read_bytes()
+    assert GroupResult.read(stopped.directory) == result
+    assert not list(stopped.directory.glob("step-*")), "checkpoints outlived the result"
+
+
+def test_a_finished_group_is_not_trained_again(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path):
+    work = _work(tmp_path, ("art",))
+    first = train(tiny_clip, [work], tasks, CONFIG)
+    seen = []
+    again = train(tiny_clip, [work], tasks, CONFIG, report=seen.append)
+    assert again == first and not seen
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_damaged_result_refused(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    whole, work = _work(tmp_path / "whole", ("art", "pets")), _work(tmp_path, ("art", "pets"))
+    train(tiny_clip, [whole], tasks, CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run: _kill(run, 11))
+    newest = sorted(work.directory.glob("step-*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    train(tiny_clip, [work], tasks, CONFIG)
+    assert (work.directory / LEARNED).read_bytes() == (whole.directory / LEARNED).read_bytes()
+    (work.directory / LEARNED).write_bytes(b"broken")
+    with pytest.raises(ValueError, match="is damaged"):
+        GroupResult.read(work.directory)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path):
+    work = _work(tmp_path, ("art",))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run: _kill(run, 6))
+    with pytest.raises(ValueError, match="written with other tasks, data or settings"):
+        train(tiny_clip, [work], tasks, CONFIG.model_copy(update={"lr": 0.02}))
+
+
+def test_several_groups_in_one_pass_equal_each_by_itself(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    shared = MMAP.model_copy(update={"sharing": "grouped"})
+
+    def works(directory: Path) -> list[GroupWork]:
+        return [
+            _work(directory, ("art", "clipart"), name="g1"),
+            _work(directory, ("pets",), name="g2"),
+            _work(directory, ("art", "pets"), shared, name="g3"),
+            _work(directory, tuple(tasks), ZeroShotConfig(), name="zero-shot"),
+        ]
+
+    together = train(tiny_clip, works(tmp_path / "together"), tasks, CONFIG)
+    for work in works(tmp_path / "single"):
+        alone = train(tiny_clip, [work], tasks, CONFIG)[work.id]
+        assert together[work.id].tasks == alone.tasks and together[work.id].steps == alone.steps
+        if work.id != "zero-shot":
+            learned = load_file(tmp_path / "together" / work.id / LEARNED)
+            assert _largest_difference(learned, _learned(work)) < 1e-4
+        for task, result in alone.results.items():
+            assert together[work.id].results[task].loss == pytest.approx(result.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_without_nan_and_keeps_trainables_fp32(
+    tiny_clip_dir: Path, tasks: dict[str, TaskData], tmp_path: Path, precision: str
+):
+    clip = load_clip(BackboneConfig.model_validate({"model": f"local-dir:{tiny_clip_dir}", "precision": precision}))
+    work = _work(tmp_path, tuple(tasks))
+    result = train(clip, [work], tasks, CONFIG)["g1"]
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in _learned(work).values())
+    assert all(0 <= part.accuracy <= 1 for part in result.results.values())
+
+
+def test_a_loss_that_is_no_number_stops_with_task_step_and_learning_rate(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    config = CONFIG.model_copy(update={"lr": 1e12})
+    with pytest.raises(
+        ValueError, match=r"Task '\w+' in group 'g1': loss is (nan|inf) at step \d+ with learning rate 1e\+12"
+    ):
+        train(tiny_clip, [_work(tmp_path, tuple(tasks))], tasks, config)
+    assert not (tmp_path / "g1" / "result.json").exists()
+
+
+def test_prompts_that_leave_no_room_for_the_words_are_refused(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    crowded = MmAPConfig(num_tokens=10, source_shape=(1, 1))
+    with pytest.raises(ValueError, match=r"prompts 20, but the text tower has 24 places"):
+        train(tiny_clip, [_work(tmp_path, ("art",), crowded)], tasks, CONFIG)
+
+
+def test_a_task_sees_every_image_once_per_pass_and_starts_over(tasks: dict[str, TaskData]):
+    task = tasks["clipart"]
+    seen = [image.tobytes() for step in range(9) for image in draw_batch(task, CONFIG, step).images]
+    total = len(task.train.labels)
+    for epoch in range(4):
+        assert len(set(seen[epoch * total : (epoch + 1) * total])) == total
+    assert len(draw_batch(tasks["pets"], TrainConfig(batch_size=64), 0).labels) == 5

@@ -1,0 +1,227 @@
+"""The bundle: what a finished job leaves, and how it predicts.
+
+    classifier = load_bundle("bundle").classifier("art")
+    classifier.predict(["cat.jpg"])
+
+A bundle is a folder: manifest.json (backbone, tasks, groups, versions, sha256 of every file; written last, so its
+presence means complete), the learned tensors and text features of every group, and the documents that the job adds
+(spec, plan, similarity, metrics, report).  It needs the backbone, which is not in it, and neither Ray nor the service.
+
+    # B images, K classes, E joint embedding
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+from safetensors.torch import load
+
+from workers.clip.config import BackboneConfig, Precision
+from workers.clip.frozen import FrozenCLIP, load_clip
+from workers.data.decoding import decode_rgb
+from workers.data.resizing import resize_image
+from workers.methods.build import build_method
+from workers.methods.config import MethodConfig
+from workers.methods.method import Method
+from workers.training.evaluate import EVALUATION_BATCH, encode_images, task_image_edits
+from workers.training.results import LEARNED, TEXT_FEATURES, write_atomically
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+"""A path, an encoded image, a Pillow image, or uint8 pixels [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class BundleTask:
+    """A task of the bundle."""
+
+    name: str
+    class_names: tuple[str, ...]
+    template: str
+    group: str
+    """The group whose tensors serve it."""
+    fingerprint: str
+    """Of its dataset."""
+
+
+@dataclass(frozen=True)
+class BundleGroup:
+    """A trained group of the bundle."""
+
+    id: str
+    tasks: tuple[str, ...]
+    method: MethodConfig
+    directory: Path
+    """Where training left the group's learned tensors and text features."""
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    job: str,
+    backbone: BackboneConfig,
+    tasks: Sequence[BundleTask],
+    groups: Sequence[BundleGroup],
+    documents: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> None:
+    """Writes a bundle; the manifest last.  Written again over a half-written one, it is the same bundle.
+
+    `documents` are text files by name (`spec.json`, `plan.json`, `report.html`, ...).
+    """
+    for name, text in documents.items():
+        write_atomically(folder / name, text.encode())
+    for group in groups:
+        for name in (LEARNED, TEXT_FEATURES):
+            write_atomically(folder / "groups" / group.id / name, (group.directory / name).read_bytes())
+    written = sorted(
+        list(documents) + [f"groups/{group.id}/{name}" for group in groups for name in (LEARNED, TEXT_FEATURES)]
+    )
+    manifest = {
+        "format": FORMAT,
+        "job": job,
+        "backbone": backbone.model_dump(),
+        "tasks": [
+            {"name": task.name, "class_names": task.class_names, "template": task.template, "group": task.group}
+            | {"fingerprint": task.fingerprint}
+            for task in tasks
+        ],
+        "groups": [
+            {"id": group.id, "tasks": group.tasks, "method": group.method.model_dump(mode="json")} for group in groups
+        ],
+        "versions": dict(versions),
+        "files": {name: _describe(folder / name) for name in written},
+    }
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def load_bundle(
+    folder: str | Path, *, device: str = "cpu", backbone: str | None = None, precision: Precision | None = None
+) -> "Bundle":
+    """Opens a bundle; the backbone is loaded when the first classifier is asked for.
+
+    `backbone` names another place for the same weights (a `local-dir:` of this machine); `precision` another compute
+    dtype. ValueError if the bundle is incomplete, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} has no {MANIFEST}: it is no bundle, or an unfinished one. Give the folder `cohort pull` wrote."
+        )
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder}: bundle format {manifest.get('format')}, this Cohort reads {FORMAT}. Use the version that "
+            f"wrote it."
+        )
+    config = BackboneConfig(**manifest["backbone"])
+    if backbone is not None:
+        config = config.model_copy(update={"model": backbone, "pretrained": None})
+    if precision is not None:
+        config = config.model_copy(update={"precision": precision})
+    return Bundle(folder, manifest, config, device)
+
+
+class Bundle:
+    """An opened bundle."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], backbone: BackboneConfig, device: str):
+        self.folder = folder
+        self.manifest = manifest
+        self._backbone = backbone
+        self._device = device
+        self._clip: FrozenCLIP | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks."""
+        return tuple(task["name"] for task in self.manifest["tasks"])
+
+    def classifier(self, task: str) -> "Classifier":
+        """The trained classifier of one task.  ValueError for a task that is not in the bundle, or a damaged file."""
+        if task not in self.tasks:
+            raise ValueError(f"task {task!r} is not in this bundle. It holds: {', '.join(self.tasks)}.")
+        described = self.manifest["tasks"][self.tasks.index(task)]
+        group = next(group for group in self.manifest["groups"] if group["id"] == described["group"])
+        if self._clip is None:
+            self._clip = load_clip(self._backbone, device=self._device)
+        config = TypeAdapter(MethodConfig).validate_python(group["method"])
+        method = build_method(config, self._clip, group["tasks"], seed=0)
+        method.load_state(load(self._read(f"groups/{group['id']}/{LEARNED}")))
+        texts = load(self._read(f"groups/{group['id']}/{TEXT_FEATURES}"))[task]
+        return Classifier(self._clip, method, task, tuple(described["class_names"]), texts.to(self._clip.device))
+
+    def verify(self) -> None:
+        """Checks the sha256 of every file; ValueError names the first that is missing or damaged."""
+        for name in self.manifest["files"]:
+            self._read(name)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            content = (self.folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.folder} lacks {name}, which its manifest lists. Pull the bundle again.") from error
+        if sha256(content).hexdigest() != self.manifest["files"][name]["sha256"]:
+            raise ValueError(
+                f"{self.folder / name} is damaged: its sha256 differs from the manifest. Pull the bundle again."
+            )
+        return content
+
+
+class Classifier:
+    """One task's classifier: image tower with the task's prompts, text features computed at training time."""
+
+    def __init__(self, clip: FrozenCLIP, method: Method, task: str, class_names: tuple[str, ...], texts: torch.Tensor):
+        self.task = task
+        self.class_names = class_names
+        self._clip = clip
+        self._method = method
+        self._texts = texts
+        self._edits, self._copy = task_image_edits(method, task)
+
+    def predict(self, images: Sequence[ImageLike]) -> list[str]:
+        """The most likely class name of every image."""
+        return [self.class_names[index] for index in self.logits(images).argmax(axis=1)]
+
+    def logits(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """[B, K] fp32, in the order of `class_names`.  Computed in batches of the evaluation's size."""
+        if isinstance(images, (str, bytes, Path, Image.Image)) or len(images) == 0:
+            raise ValueError(
+                "predict takes a list of at least one image: a path, bytes, a Pillow image, or [H, W, 3] uint8."
+            )
+        blocks = [images[first : first + EVALUATION_BATCH] for first in range(0, len(images), EVALUATION_BATCH)]
+        return np.concatenate([self._block([self._open(image) for image in block]) for block in blocks])
+
+    @torch.no_grad()
+    def _block(self, images: list[np.ndarray]) -> np.ndarray:
+        features = encode_images(self._clip, np.stack(images), self._edits, self._copy)
+        return self._method.logits(self.task, features, self._texts).cpu().numpy()
+
+    def _open(self, image: ImageLike) -> np.ndarray:
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(
+                    f"image array has shape {image.shape} and dtype {image.dtype}; expected uint8 [H, W, 3]."
+                )
+            image = Image.fromarray(image)
+        if isinstance(image, Image.Image):
+            buffer = BytesIO()
+            image.save(buffer, "TIFF")
+            image = buffer.getvalue()
+        encoded = image if isinstance(image, bytes) else Path(image).read_bytes()
+        return resize_image(decode_rgb(encoded), self._clip.resize)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
