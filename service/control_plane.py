@@ -56,7 +56,9 @@ class ControlPlane:
             Path(self.settings.storage).mkdir(parents=True, exist_ok=True)
             self.settings.write_running()
             self._start_ray()
-        except BaseException:
+        except BaseException:  # an interrupt, too: a start that failed leaves nothing running
+            if self._head is not None:
+                self._head.stop()
             self._release()
             raise
         assert self.ray_jobs is not None
@@ -105,7 +107,7 @@ class ControlPlane:
                 continue
             log.error("the Ray head ended; a new one is started")
             try:
-                head.start(lambda address: RayJobs(address, head.token).alive())
+                head.start(lambda address: RayJobs(address, head.token).alive(), give_up=self._stop.is_set)
             except HeadFailed:
                 log.exception("no new Ray head; trying again")
                 continue
@@ -154,7 +156,7 @@ class ControlPlane:
 
 def _locked(path: Path) -> TextIO:
     """Holds the home folder; the lock ends with the process, however that ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,8 @@ from service.store import Store
 log = logging.getLogger(__name__)
 
 MAX_RETRY_SECONDS = 360.0
+SUBMIT_SECONDS = 60.0
+"""How long Ray may refuse an attempt's driver before the attempt counts as dead."""
 _WHY_LINES = 12
 
 
@@ -49,22 +51,26 @@ class Coordinator:
         for job in self._store.jobs_to_settle():
             to = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
             self._store.move(job.id, to, attempt=None, expected=job.state)
+        answers = self._ray.alive()
+        if self.ray_answers and not answers:
+            log.warning("Ray does not answer; jobs wait")
+        self.ray_answers = answers
+        if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
+            return
+        for job in self._store.active_jobs():
+            self._each(self._follow, job)
+        capacity = self._settings.max_running_jobs - len(self._store.active_jobs())
+        for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
+            self._each(self._start, job)
+
+    def _each(self, step: Callable[[Job], None], job: Job) -> None:
+        """One job's trouble with Ray holds up no other job; the next tick tries again."""
         try:
-            for job in self._store.active_jobs():
-                self._follow(job)
-            capacity = self._settings.max_running_jobs - len(self._store.active_jobs())
-            for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
-                self._start(job)
-        except RayUnavailable as error:  # nothing is decided about drivers that cannot be asked after
-            if self.ray_answers:
-                log.warning("%s Jobs wait.", error)
-            self.ray_answers = False
-        else:
-            self.ray_answers = True
+            step(job)
+        except RayUnavailable as error:
+            log.warning("job %s: %s", job.id, error)
 
     def _start(self, job: Job) -> None:
-        if not self._ray.alive():  # no attempt is used up on a Ray that is away
-            raise RayUnavailable("Ray does not answer.")
         try:
             attempt = self._store.start_attempt(job.id)
         except IllegalMove:  # the wish or the state changed since we looked
@@ -75,7 +81,8 @@ class Coordinator:
         """An attempt owns this job: is its driver there, and does it listen?"""
         assert job.submission_id is not None, f"{job.id} is {job.state} without a submission id"
         status = self._ray.status(job.submission_id)
-        if status is None and job.state == JobState.STARTING and job.desired != Desired.CANCEL:
+        fresh = job.state == JobState.STARTING and self._clock() - job.state_since.timestamp() < SUBMIT_SECONDS
+        if status is None and fresh and job.desired == Desired.RUN:
             self._ray.submit(job.id, job.attempt, job.name)  # we, or one before us, died between the two steps
         elif status is None or status in ENDED:
             self._bury(job, status)

@@ -39,6 +39,7 @@ class RayHead:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.home = settings.home
         self._record_file = settings.home / "ray_head.json"
         self._token_file = settings.home / "ray_token"
         place = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
@@ -55,18 +56,27 @@ class RayHead:
             write_private(self._token_file, secrets.token_hex(32))
         return self._token_file.read_text().strip()
 
-    def start(self, answers: Callable[[str], bool]) -> bool:
+    @property
+    def mark(self) -> str:
+        """What every process of the recorded head has in its environment (`NAME=value`); empty: there is no head."""
+        return self._record().get("mark", "")
+
+    def start(self, answers: Callable[[str], bool], *, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Starts a head, or adopts the recorded one if it is alive.  True: adopted, with the jobs that run on it.
 
         Args:
             answers: whether the Jobs API at an address answers.
+            give_up: asked while waiting; once it is true, HeadFailed, and nothing is left running.
         """
         if self._adopt(answers):
             return True
         self._sweep(seconds=3.0)
         for attempt in range(1, _TRIES + 1):
-            if self._try(answers):
+            if self._try(answers, give_up):
                 return False
+            if give_up():
+                self._sweep(seconds=1.0)
+                raise HeadFailed("The start of the Ray head was given up because the service stops.")
             log.warning("the Ray head did not start (try %d of %d)", attempt, _TRIES)
             self._sweep(seconds=1.0)
         raise HeadFailed(
@@ -108,7 +118,7 @@ class RayHead:
         log.warning("the Ray head at %s is alive but does not answer; it is replaced", record["address"])
         return False
 
-    def _try(self, answers: Callable[[str], bool]) -> bool:
+    def _try(self, answers: Callable[[str], bool], give_up: Callable[[], bool]) -> bool:
         self._make_temp_dir()
         gcs, dashboard, client, agent = _free_ports(4)
         address = f"http://127.0.0.1:{dashboard}"
@@ -138,7 +148,7 @@ class RayHead:
             return False
         self._write(record | {"pid": first.pid, "started": first.started})
         deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline and self._block.poll() is None:
+        while time.monotonic() < deadline and self._block.poll() is None and not give_up():
             if answers(address):
                 self.address = address
                 return True
@@ -172,10 +182,10 @@ class RayHead:
 
     def _sweep(self, *, seconds: float) -> None:
         """Ends whatever is left of the recorded head and removes its traces (its log stays)."""
-        record = self._record()
-        if "mark" in record:
-            end(marked(record["mark"]), seconds=seconds)
-            end(marked(record["mark"]), seconds=0.0)  # what was born while the others died
+        mark = self.mark
+        if mark:
+            end(marked(mark), seconds=seconds)
+            end(marked(mark), seconds=0.0)  # what was born while the others died
         if self.temp_dir.is_dir() and not self.temp_dir.is_symlink():
             shutil.rmtree(self.temp_dir)
         self._record_file.unlink(missing_ok=True)

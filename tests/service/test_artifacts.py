@@ -1,0 +1,47 @@
+"""A job's files: whole or absent, and never outside its folder."""
+
+from pathlib import Path
+
+import pytest
+
+from service.artifacts import JobFiles
+from service.errors import ArtifactNotFound
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> JobFiles:
+    return JobFiles(tmp_path, "job-1")
+
+
+def test_json_comes_back_and_is_listed(files: JobFiles) -> None:
+    files.write_json("plans/0.json", {"groups": [1]})
+    files.append_log("g1", ["one", "two"])
+    assert files.read_json("plans/0.json") == {"groups": [1]}
+    assert [info.path for info in files.list()] == ["logs/g1.log", "plans/0.json"]
+    assert files.read_range("logs/g1.log", 4, 3) == b"two"
+
+
+def test_a_write_that_fails_leaves_the_old_file(files: JobFiles) -> None:
+    files.write_json("spec.json", {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json("spec.json", {"a": float("nan")})
+    assert files.read_json("spec.json") == {"a": 1}
+    assert [info.path for info in files.list()] == ["spec.json"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../job-2/spec.json", "/etc/passwd", "a/../../x", "a\0b", "..", "a\\b", "missing", ""]
+)
+def test_no_path_leads_out_of_the_folder(files: JobFiles, path: str) -> None:
+    files.write_json("spec.json", {})
+    with pytest.raises(ArtifactNotFound):
+        files.open(path)
+
+
+def test_a_link_that_leads_out_is_no_artifact(files: JobFiles, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    files.root.mkdir(parents=True)
+    (files.root / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(ArtifactNotFound):
+        files.read_text("link")
+    assert files.list() == []

@@ -1,0 +1,285 @@
+"""Laws of the loop that brings what is towards what is wished, on a fake Ray and a clock that a test turns by hand."""
+
+import threading
+
+import pytest
+
+from service.coordinator import Coordinator
+from service.errors import RayUnavailable
+from service.ray_jobs import FakeRayJobs
+from service.settings import Settings
+from service.spec import parse_spec
+from service.states import Desired, JobState
+from service.store import Job, Store
+
+SPEC = parse_spec("{name: office, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
+
+
+class World:
+    """A store, a fake Ray, a coordinator, and the time."""
+
+    def __init__(self, tmp_path) -> None:
+        self.time = 1_800_000_000.0
+        self.settings = Settings(
+            home=tmp_path, max_running_jobs=2, max_attempts=3, retry_seconds=5.0, cancel_grace_seconds=20.0
+        )
+        self.store = Store("sqlite://", now=lambda: self.time)
+        self.ray = FakeRayJobs()
+        self.restart()
+
+    def restart(self) -> None:
+        self.coordinator = Coordinator(self.store, self.ray, self.settings, clock=lambda: self.time)
+
+    def submit(self) -> str:
+        return self.store.create_job(SPEC)[0].id
+
+    def job(self, job_id: str) -> Job:
+        return self.store.get_job(job_id)
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.time += seconds
+        self.coordinator.tick()
+
+    def training(self) -> str:
+        job_id = self.submit()
+        self.tick()
+        for state in (JobState.VALIDATING, JobState.GROUPING, JobState.TRAINING):
+            assert self.store.move(job_id, state, attempt=self.job(job_id).attempt)
+        return job_id
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path)
+
+
+def test_a_queued_job_gets_its_first_attempt(world: World) -> None:
+    job_id = world.submit()
+    world.tick()
+    job = world.job(job_id)
+    assert (job.state, job.attempt, job.submission_id) == (JobState.STARTING, 1, f"{job_id}-a1")
+    assert world.ray.status(f"{job_id}-a1") == "RUNNING"
+
+
+def test_no_more_jobs_run_than_there_is_room_for_and_the_oldest_go_first(world: World) -> None:
+    ids = [world.submit() for _ in range(4)]
+    world.tick()
+    assert [world.job(job_id).state for job_id in ids] == ["STARTING", "STARTING", "QUEUED", "QUEUED"]
+    world.ray.finish(f"{ids[0]}-a1", "SUCCEEDED")
+    for state in (JobState.VALIDATING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING, JobState.SUCCEEDED):
+        world.store.move(ids[0], state, attempt=1)
+    world.tick()
+    assert [world.job(job_id).state for job_id in ids] == ["SUCCEEDED", "STARTING", "STARTING", "QUEUED"]
+
+
+def test_looking_twice_changes_nothing(world: World) -> None:
+    job_id = world.training()
+    before = (world.job(job_id), world.store.events(job_id))
+    world.tick()
+    world.tick()
+    assert before == (world.job(job_id), world.store.events(job_id))
+
+
+def test_a_driver_that_died_is_followed_by_another_after_a_pause_that_doubles(world: World) -> None:
+    job_id = world.training()
+    world.ray.finish(f"{job_id}-a1", "FAILED", "Traceback\nMemoryError: no")
+    world.tick()
+    job = world.job(job_id)
+    assert (job.state, job.failures) == (JobState.QUEUED, 1)
+    assert job.reason is not None and "MemoryError: no" in job.reason and "5 s" in job.reason
+    world.tick(4.9)
+    assert world.job(job_id).state == JobState.QUEUED
+    world.tick(0.2)
+    assert (world.job(job_id).state, world.job(job_id).attempt) == (JobState.STARTING, 2)
+    world.ray.finish(f"{job_id}-a2", "STOPPED")
+    world.tick()
+    world.tick(9.9)
+    assert world.job(job_id).state == JobState.QUEUED
+    world.tick(0.2)
+    assert world.job(job_id).attempt == 3
+
+
+def test_after_the_last_attempt_the_job_failed_and_says_why(world: World) -> None:
+    job_id = world.training()
+    for attempt in (1, 2, 3):
+        world.ray.finish(f"{job_id}-a{attempt}", "FAILED", f"boom {attempt}")
+        world.tick()
+        world.tick(60)
+    job = world.job(job_id)
+    assert (job.state, job.attempt, job.failures) == (JobState.FAILED, 3, 3)
+    assert job.reason is not None and "boom 3" in job.reason and "last of 3 attempts" in job.reason
+    assert job.finished_at is not None
+
+
+def test_a_driver_that_ended_well_but_moved_nothing_is_no_success(world: World) -> None:
+    job_id = world.training()
+    world.ray.finish(f"{job_id}-a1", "SUCCEEDED")
+    world.tick()
+    assert (world.job(job_id).state, world.job(job_id).failures) == (JobState.QUEUED, 1)
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.PAUSED, JobState.AWAITING_APPROVAL])
+def test_a_job_without_a_driver_is_cancelled_at_once_even_when_ray_is_away(world: World, state: JobState) -> None:
+    job_id = world.submit()
+    if state != JobState.QUEUED:
+        world.tick()
+        for step in (JobState.VALIDATING, JobState.GROUPING, state):
+            world.store.move(job_id, step, attempt=1)
+    world.ray.reachable = False
+    world.store.set_desired(job_id, Desired.CANCEL)
+    world.tick()
+    assert world.job(job_id).state == JobState.CANCELLED
+
+
+def test_a_driver_that_ignores_a_cancel_is_ended_after_its_grace(world: World) -> None:
+    job_id = world.training()
+    world.store.set_desired(job_id, Desired.CANCEL)
+    world.tick(19)
+    assert (world.job(job_id).state, world.ray.status(f"{job_id}-a1")) == (JobState.TRAINING, "RUNNING")
+    world.tick(2)
+    assert (world.job(job_id).state, world.ray.status(f"{job_id}-a1")) == (JobState.CANCELLED, "STOPPED")
+
+
+def test_a_driver_that_dies_while_cancelled_or_paused_is_not_tried_again(world: World) -> None:
+    for desired, state in ((Desired.CANCEL, JobState.CANCELLED), (Desired.PAUSE, JobState.PAUSED)):
+        job_id = world.training()
+        world.store.set_desired(job_id, desired)
+        world.ray.finish(f"{job_id}-a1", "FAILED")
+        world.tick()
+        assert (world.job(job_id).state, world.job(job_id).failures) == (state, 0)
+
+
+def test_pause_and_resume_start_an_attempt_that_no_budget_counts(world: World) -> None:
+    job_id = world.training()
+    for attempt in range(1, 6):
+        world.store.set_desired(job_id, Desired.PAUSE)
+        world.store.move(job_id, JobState.PAUSED, attempt=attempt)
+        world.ray.finish(f"{job_id}-a{attempt}", "SUCCEEDED")
+        world.tick(100)
+        assert world.job(job_id).state == JobState.PAUSED
+        world.store.set_desired(job_id, Desired.RUN)
+        world.tick()
+        job = world.job(job_id)
+        assert (job.state, job.attempt, job.failures) == (JobState.STARTING, attempt + 1, 0)
+
+
+def test_a_queued_job_can_be_paused_and_resumed_without_a_driver(world: World) -> None:
+    job_id = world.submit()
+    world.store.set_desired(job_id, Desired.PAUSE)
+    world.tick()
+    assert (world.job(job_id).state, world.job(job_id).attempt) == (JobState.PAUSED, 0)
+    world.store.set_desired(job_id, Desired.RUN)
+    world.tick()
+    assert world.job(job_id).attempt == 1
+
+
+def test_only_an_approved_plan_goes_on_and_no_budget_counts_it(world: World) -> None:
+    job_id = world.submit()
+    world.tick()
+    for state in (JobState.VALIDATING, JobState.GROUPING):
+        world.store.move(job_id, state, attempt=1)
+    world.store.put_plan(job_id, 0, False, 1)
+    world.store.move(job_id, JobState.AWAITING_APPROVAL, attempt=1)
+    world.ray.finish(f"{job_id}-a1", "SUCCEEDED")
+    world.tick(1000)
+    assert world.job(job_id).state == JobState.AWAITING_APPROVAL
+    world.store.approve_plan(job_id, 0)
+    world.tick()
+    job = world.job(job_id)
+    assert (job.state, job.attempt, job.failures) == (JobState.STARTING, 2, 0)
+
+
+def test_a_waiting_job_holds_no_room(world: World) -> None:
+    waiting = [world.training() for _ in range(2)]
+    for job_id in waiting:
+        world.store.move(job_id, JobState.PAUSED, attempt=1)
+        world.store.set_desired(job_id, Desired.PAUSE)
+    assert world.job(world.training()).state == JobState.TRAINING
+
+
+def test_a_new_coordinator_adopts_what_runs(world: World) -> None:
+    job_id = world.training()
+    world.restart()
+    world.tick(3600)
+    assert (world.job(job_id).state, world.job(job_id).attempt) == (JobState.TRAINING, 1)
+
+
+def test_an_attempt_that_was_begun_but_never_submitted_is_submitted(world: World) -> None:
+    job_id = world.submit()
+    world.store.start_attempt(job_id)
+    assert world.ray.status(f"{job_id}-a1") is None
+    world.tick()
+    assert (world.job(job_id).attempt, world.ray.status(f"{job_id}-a1")) == (1, "RUNNING")
+
+
+def test_a_job_that_ray_refuses_holds_up_no_other_and_is_given_up(world: World) -> None:
+    class Choosy(FakeRayJobs):
+        def submit(self, job_id: str, attempt: int, name: str) -> str:
+            if job_id == refused:
+                raise RayUnavailable("500")
+            return super().submit(job_id, attempt, name)
+
+    world.ray = Choosy()
+    world.restart()
+    refused, other = world.submit(), world.submit()
+    world.tick()
+    assert world.ray.status(f"{other}-a1") == "RUNNING"
+    for _ in range(3):
+        world.tick(60)
+        assert world.job(refused).state in (JobState.QUEUED, JobState.FAILED)
+        world.tick(60)
+    assert (world.job(refused).state, world.job(other).state) == (JobState.FAILED, JobState.STARTING)
+
+
+def test_jobs_of_a_head_that_was_lost_start_anew(world: World) -> None:
+    job_id = world.training()
+    world.ray.forget()
+    world.tick()
+    job = world.job(job_id)
+    assert job.state == JobState.QUEUED
+    assert job.reason is not None and "Ray does not know its driver any more" in job.reason
+
+
+def test_without_ray_everything_waits_and_nothing_is_used_up(world: World) -> None:
+    running, queued = world.training(), world.submit()
+    world.ray.reachable = False
+    world.tick(3600)
+    assert not world.coordinator.ray_answers
+    assert (world.job(running).state, world.job(queued).state) == (JobState.TRAINING, JobState.QUEUED)
+    assert world.job(queued).attempt == 0
+    world.ray.reachable = True
+    world.tick()
+    assert world.coordinator.ray_answers
+    assert (world.job(running).attempt, world.job(queued).attempt) == (1, 1)
+
+
+def test_a_driver_that_moves_its_job_at_the_last_moment_wins(world: World) -> None:
+    job_id = world.training()
+
+    class LastMoment(FakeRayJobs):
+        """Its driver ends between the coordinator's look at the job and its look at Ray."""
+
+        def status(self, submission: str) -> str:
+            for state in (JobState.PUBLISHING, JobState.SUCCEEDED):
+                world.store.move(job_id, state, attempt=1)
+            return "SUCCEEDED"
+
+    world.ray = LastMoment()
+    world.restart()
+    world.tick()
+    assert (world.job(job_id).state, world.job(job_id).failures) == (JobState.SUCCEEDED, 0)
+
+
+def test_the_loop_goes_on_after_a_look_that_failed(world: World) -> None:
+    stop, looks = threading.Event(), []
+
+    class Breaking(Coordinator):
+        def tick(self) -> None:
+            looks.append(1)
+            if len(looks) == 3:
+                stop.set()
+            raise OSError("disk")
+
+    settings = world.settings.model_copy(update={"poll_seconds": 0.001})
+    Breaking(world.store, world.ray, settings).run(stop)
+    assert len(looks) == 3

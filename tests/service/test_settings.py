@@ -1,0 +1,70 @@
+"""Settings: the environment over a private file over defaults."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from service.settings import Settings
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("COHORT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COHORT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write(path: Path, mode: int, **values: object) -> None:
+    path.write_text(json.dumps(values))
+    path.chmod(mode)
+
+
+def test_everything_lives_in_the_home_by_default(home: Path) -> None:
+    settings = Settings.load()
+    assert settings.home == home
+    assert settings.database_url == f"sqlite:///{home}/cohort.db"
+    assert settings.storage == f"{home}/storage"
+    assert all(Path(root).is_absolute() for root in settings.data_roots)
+
+
+def test_the_environment_wins_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(home / "settings.json", 0o600, port=1234, max_attempts=7)
+    monkeypatch.setenv("COHORT_PORT", "4321")
+    monkeypatch.setenv("COHORT_DATA_ROOTS", "/a:/b")
+    settings = Settings.load()
+    assert (settings.port, settings.max_attempts, settings.data_roots) == (4321, 7, ["/a", "/b"])
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_settings_file_that_others_can_reach_is_refused(home: Path, mode: int) -> None:
+    write(home / "settings.json", mode, port=1234)
+    with pytest.raises(ValueError, match="chmod 600"):
+        Settings.load()
+
+
+def test_misspelt_and_wrong_settings_are_refused_in_words(home: Path) -> None:
+    write(home / "settings.json", 0o600, prot=1)
+    with pytest.raises(ValueError, match=r"unknown setting\(s\) \['prot'\]"):
+        Settings.load()
+    write(home / "settings.json", 0o600, port="http")
+    with pytest.raises(ValueError, match=r"settings\.json: port: "):
+        Settings.load()
+    write(home / "settings.json", 0o600, storage="s3://bucket/x")
+    with pytest.raises(ValueError, match="expected a folder"):
+        Settings.load()
+
+
+def test_a_driver_reads_what_the_control_plane_runs_with(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Settings(
+        home=home, database_url="sqlite:////x/y.db", ray_token=SecretStr("geheim"), data_roots=["/d"], port=1
+    )
+    path = ours.write_running()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "geheim" not in repr(ours)
+    monkeypatch.setenv("COHORT_SETTINGS_FILE", str(path))
+    assert Settings.load() == ours
