@@ -2,17 +2,27 @@
 
 import json
 import platform
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
+from service.curves import Curve
+from service.report import GroupRun, ReportInputs, ReportJob, TaskScores, render_report
 from service.stages.group import ARTIFACT as PLAN
+from service.stages.group import read_plan
 from service.stages.run import JobRun
 from service.stages.train import Trained, result_rows
 from service.stages.validate import datasets
 from service.states import JobState
+from service.store import Metric
 from workers.bundle import MANIFEST, BundleGroup, BundleTask, write_bundle
+from workers.training.results import GroupResult
 
 FOLDER = "bundle"
 DISTRIBUTIONS = ("torch", "open_clip_torch", "numpy", "safetensors")
+PAGE = 1000
 
 
 def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
@@ -21,6 +31,19 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     found = datasets(run)
     served = {task: group for task, group in trained.units.planned.items() if group in trained.results}
     units = {unit.id: unit for unit in trained.units.units}
+    to, reason = JobState.SUCCEEDED, None
+    if trained.failures:
+        reasons = "; ".join(f"{group}: {why}" for group, why in trained.failures.items())
+        to, reason = JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
+    versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
+    documents = {
+        "spec.json": run.spec.model_dump_json(indent=1),
+        "plan.json": run.files.read_text(PLAN),
+        "datasets.json": json.dumps(found, indent=1),
+        "metrics.json": json.dumps(result_rows(trained), indent=1),
+        "report.html": render_report(report_inputs(run, trained, found, state=to, versions=versions)),
+    }
+    run.check()
     # of an attempt that died right after it: what is written now may differ, and until it is whole there is no bundle
     run.files.path(f"{FOLDER}/{MANIFEST}").unlink(missing_ok=True)
     write_bundle(
@@ -37,16 +60,93 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
             BundleGroup(id, units[id].tasks, units[id].method, run.files.path(f"groups/{id}"))
             for id in dict.fromkeys(served.values())
         ],
-        documents={
-            "spec.json": run.spec.model_dump_json(indent=1),
-            "plan.json": run.files.read_text(PLAN),
-            "datasets.json": json.dumps(found, indent=1),
-            "metrics.json": json.dumps(result_rows(trained), indent=1),
-        },
-        versions={"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}},
+        documents=documents,
+        versions=versions,
     )
     run.check()
-    if not trained.failures:
-        return JobState.SUCCEEDED, None
-    reasons = "; ".join(f"{group}: {reason}" for group, reason in trained.failures.items())
-    return JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
+    return to, reason
+
+
+def report_inputs(
+    run: JobRun, trained: Trained, found: dict[str, dict[str, Any]], *, state: JobState, versions: dict[str, str]
+) -> ReportInputs:
+    """What the report tells, gathered from the results, the plan and what drivers wrote along the way."""
+    job = run.store.get_job(run.job)
+    events = [event for page in _pages(run.store.events, run.job, "seq") for event in page]
+    # a resumed attempt warns again of what it finds again: the last word of each kind is enough
+    warnings = dict.fromkeys(event.message for event in events if event.level in ("warning", "error"))
+    return ReportInputs(
+        job=ReportJob(
+            id=run.job,
+            name=run.spec.name,
+            spec=run.spec,
+            state=state,
+            finished_at=datetime.now(UTC),
+            stage_seconds=job.stage_times,
+        ),
+        plan=read_plan(run),
+        scores=[_scores(task, trained, found[task]) for task in trained.units.planned],
+        runs=_runs(run, trained),
+        curves=[*_shared_curves(run), *(curve for result in trained.results.values() for curve in _curves(result))],
+        versions=versions,
+        warnings=list(warnings),
+    )
+
+
+def _scores(task: str, trained: Trained, found: dict[str, Any]) -> TaskScores:
+    def accuracy(group: str | None) -> float | None:
+        return trained.results[group].results[task].accuracy if group in trained.results else None
+
+    group = trained.units.planned[task]
+    return TaskScores(
+        task=task,
+        group=group,
+        class_names=tuple(found["class_names"]),
+        num_test=found["num_test"],
+        grouped=accuracy(group),
+        **{baseline: accuracy(members[task]) for baseline, members in trained.units.baselines.items()},
+    )
+
+
+def _runs(run: JobRun, trained: Trained) -> list[GroupRun]:
+    rows: list[GroupRun] = []
+    for group in run.store.groups(run.job):
+        row = GroupRun(id=group.id, kind=group.kind, tasks=group.tasks, failure=trained.failures.get(group.id))
+        if (result := trained.results.get(group.id)) is not None:
+            row = replace(
+                row,
+                group_shared=result.parameters["group_shared"],
+                task_specific=result.parameters["task_specific"],
+                seconds=result.seconds,
+                steps=result.steps,
+                images=result.images,
+            )
+        rows.append(row)
+    return rows
+
+
+def _curves(result: GroupResult) -> Iterable[Curve]:
+    for quantity in ("loss", "val_accuracy"):
+        for task in result.tasks:
+            points = [(p["step"], p[quantity]) for p in result.curves if p["task"] == task and quantity in p]
+            if points:
+                yield Curve(result.group, task, quantity, tuple(points))
+
+
+def _shared_curves(run: JobRun) -> Iterable[Curve]:
+    """The shared prompt leaves no result, only what its driver wrote down."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for page in _pages(run.store.metrics, run.job, "id", group="shared", name="loss"):
+        metrics: list[Metric] = page
+        for metric in metrics:
+            if metric.task is not None and metric.value is not None:
+                points.setdefault(metric.task, []).append((metric.step, metric.value))
+    return [Curve("shared", task, "loss", tuple(sorted(line))) for task, line in points.items()]
+
+
+def _pages(read: Any, job: str, cursor: str, **where: Any) -> Iterable[list[Any]]:
+    """Every page of a listing that takes `after` and `limit`."""
+    after = 0
+    while page := read(job, after=after, limit=PAGE, **where):
+        yield page
+        after = getattr(page[-1], cursor)

@@ -82,6 +82,9 @@ class World:
         finally:
             launcher.close()
 
+    def why(self, job: str) -> str | None:
+        return self.store.get_job(job).reason
+
     def files(self, job: str) -> JobFiles:
         return JobFiles(self.settings.storage, job)
 
@@ -122,7 +125,7 @@ def make_spec(tiny_clip_dir: Path, task_folders: Callable[..., Path]) -> Callabl
 def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):
     world = make_world()
     job = world.submit(make_spec())
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     for artifact in ARTIFACTS.values():
         assert (world.folder(job) / artifact).is_file()
     groups = world.store.groups(job)
@@ -141,7 +144,7 @@ def test_a_killed_attempt_is_continued_at_the_stage_whose_artifact_is_missing(ma
     spec = make_spec()
     world = make_world(DyingStore("sqlite://"))
     undisturbed = world.submit(spec)
-    assert world.attempt(undisturbed) == JobState.SUCCEEDED
+    assert world.attempt(undisturbed) == JobState.SUCCEEDED, world.why(undisturbed)
 
     job = world.submit(spec)
     world.store.dies_before = boundary
@@ -153,7 +156,7 @@ def test_a_killed_attempt_is_continued_at_the_stage_whose_artifact_is_missing(ma
     assert not (world.folder(job) / ARTIFACTS[boundary]).exists()
 
     world.store.move(job, JobState.QUEUED, attempt=None)
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert world.learned(job) == world.learned(undisturbed)
 
@@ -174,7 +177,7 @@ def test_an_artifact_that_is_gone_is_made_again_and_nothing_else(make_world, mak
     }
     missing.unlink()
     world.store.move(job, JobState.QUEUED, attempt=None)
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert missing.is_file()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert world.learned(job).keys() == learned.keys()
@@ -189,7 +192,7 @@ def test_cancel_in_the_middle_of_training_leaves_no_manifest(make_world, make_sp
     world = make_world(WishingStore("sqlite://"))
     job = world.submit(make_spec(training={"max_steps": 100_000, "batch_size": 4, "checkpoint_every": 10}))
     world.store.wish_on_progress = lambda: world.store.set_desired(job, Desired.CANCEL)
-    assert world.attempt(job) == JobState.CANCELLED
+    assert world.attempt(job) == JobState.CANCELLED, world.why(job)
     assert not (world.folder(job) / "bundle" / "manifest.json").exists()
     assert {group.state for group in world.store.groups(job) if group.kind == "all"} == {"stopped"}
 
@@ -199,13 +202,13 @@ def test_pause_and_resume_end_with_the_tensors_of_an_uninterrupted_run(make_worl
     spec = make_spec(training=training, baselines=["zero_shot", "all"])
     world = make_world(WishingStore("sqlite://"))
     undisturbed = world.submit(spec)
-    assert world.attempt(undisturbed) == JobState.SUCCEEDED
+    assert world.attempt(undisturbed) == JobState.SUCCEEDED, world.why(undisturbed)
     job = world.submit(spec)
     world.store.wish_on_progress = lambda: world.store.set_desired(job, Desired.PAUSE)
-    assert world.attempt(job) == JobState.PAUSED
+    assert world.attempt(job) == JobState.PAUSED, world.why(job)
     assert not (world.folder(job) / "groups" / "all" / "result.json").exists()
     world.store.set_desired(job, Desired.RUN)
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert world.learned(job) == world.learned(undisturbed)
 
 
@@ -213,9 +216,9 @@ def test_a_draining_service_gets_its_job_back_in_the_queue(make_world, make_spec
     world = make_world()
     job = world.submit(make_spec())
     world.store.set_draining(True)
-    assert world.attempt(job) == JobState.QUEUED
+    assert world.attempt(job) == JobState.QUEUED, world.why(job)
     world.store.set_draining(False)
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
 
 
 def test_a_stale_attempt_writes_nothing(make_world, make_spec):
@@ -239,7 +242,7 @@ def test_an_attempt_that_is_overtaken_while_it_trains_ends_without_a_result(make
         world.store.start_attempt(job)
 
     world.store.wish_on_progress = overtake
-    assert world.attempt(job) == JobState.STARTING
+    assert world.attempt(job) == JobState.STARTING, world.why(job)
     assert world.store.events(job)[-1].data["to"] == "STARTING"
     assert not (world.folder(job) / "bundle").exists()
 
@@ -249,7 +252,7 @@ def test_one_failed_group_does_not_sink_its_siblings(make_world, make_spec):
     job = world.submit(make_spec(grouping={"num_groups": 2}))
     (world.folder(job) / "groups").mkdir(parents=True)
     (world.folder(job) / "groups" / "g1").write_text("a file where the group's folder should be")
-    assert world.attempt(job) == JobState.PARTIALLY_SUCCEEDED
+    assert world.attempt(job) == JobState.PARTIALLY_SUCCEEDED, world.why(job)
     states = {group.id: group.state for group in world.store.groups(job)}
     assert states.pop("g1") == "failed"
     assert set(states.values()) == {"done"}
@@ -262,7 +265,7 @@ def test_when_every_group_fails_the_job_fails_and_says_why(make_world, make_spec
     job = world.submit(make_spec(method={"kind": "mmap", "num_tokens": 2, "depth": 2, "sharing": "all"}, baselines=[]))
     (world.folder(job) / "groups").mkdir(parents=True)
     (world.folder(job) / "groups" / "g1").write_text("a file where the group's folder should be")
-    assert world.attempt(job) == JobState.FAILED
+    assert world.attempt(job) == JobState.FAILED, world.why(job)
     assert "No group could be trained" in (world.store.get_job(job).reason or "")
     assert not (world.folder(job) / "bundle" / "manifest.json").exists()
 
@@ -272,7 +275,7 @@ def test_missing_data_fail_the_job_with_the_place_that_was_given(make_world, mak
     spec = make_spec()
     lost = spec.tasks[0].model_dump() | {"source": {"kind": "folder", "uri": str(task_folders("art") / "nowhere")}}
     job = world.submit(make_spec(tasks=[lost]))
-    assert world.attempt(job) == JobState.FAILED
+    assert world.attempt(job) == JobState.FAILED, world.why(job)
     assert "nowhere" in (world.store.get_job(job).reason or "")
 
 
@@ -281,7 +284,7 @@ def test_trivial_sharings_skip_the_profile_and_still_have_a_plan(make_world, mak
     world = make_world()
     method = {"kind": "mmap", "num_tokens": 2, "depth": 2, "sharing": sharing}
     job = world.submit(make_spec(method=method, baselines=["zero_shot", sharing]))
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert not (world.folder(job) / "profile").exists()
     plan = json.loads((world.folder(job) / "plans" / "0.json").read_text())
     assert len(plan["groups"]) == num_groups
@@ -293,14 +296,14 @@ def test_trivial_sharings_skip_the_profile_and_still_have_a_plan(make_world, mak
 def test_a_plan_that_wants_approval_waits_for_it(make_world, make_spec):
     world = make_world()
     job = world.submit(make_spec(grouping={"approve": True}))
-    assert world.attempt(job) == JobState.AWAITING_APPROVAL
+    assert world.attempt(job) == JobState.AWAITING_APPROVAL, world.why(job)
     assert not (world.folder(job) / "groups").exists()
     world.store.approve_plan(job, 0)
-    assert world.attempt(job) == JobState.SUCCEEDED
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
 
 
 def test_groups_over_several_devices_are_refused_where_there_is_one(make_world, make_spec):
     world = make_world()
     job = world.submit(make_spec(resources={"devices_per_group": 2}))
-    assert world.attempt(job) == JobState.FAILED
+    assert world.attempt(job) == JobState.FAILED, world.why(job)
     assert "devices_per_group=2" in (world.store.get_job(job).reason or "")
