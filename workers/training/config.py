@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workers.spec import Spec
 
@@ -14,6 +14,13 @@ class AugmentConfig(Spec):
     """Share of the image's area that a random resized crop keeps, from and to."""
     flip: bool = True
     """Mirror half of the images.  Turn it off for digits and text."""
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> "AugmentConfig":
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest <= 1:
+            raise ValueError(f"crop_scale={list(self.crop_scale)} must hold 0 < from <= to <= 1. Use [0.5, 1.0], say.")
+        return self
 
 
 class TrainConfig(Spec):

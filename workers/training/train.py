@@ -75,7 +75,7 @@ def train(
             if runs and ranks.any(should_stop(), clip.device):
                 raise Stopped
             for bucket in _buckets(runs):
-                _step(clip, bucket, lists, ranks)
+                train_step(clip, bucket, lists, ranks)
             for run in runs:
                 if on_step:
                     on_step(run)
@@ -90,7 +90,7 @@ def train(
     return done
 
 
-def _step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks) -> None:
+def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks) -> None:
     """One step of groups that fit into one forward pass: batch, loss, backward, optimiser."""
     started = time.perf_counter()
 

@@ -1,0 +1,8 @@
+"""`make bench`: every measurement, one after the other."""
+
+from bench import attention, demo_grouping, speed
+
+if __name__ == "__main__":
+    attention.main()
+    speed.main()
+    demo_grouping.main()
