@@ -23,6 +23,7 @@ DRIVER = (sys.executable, "-m", "service.driver")
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Statuses of a Ray Job whose driver has ended; the others are PENDING and RUNNING."""
 _HTTP_SECONDS = 10.0
+_LOG_CHARACTERS = 4000
 
 
 class DriverJobs(Protocol):
@@ -113,7 +114,7 @@ class RayJobs:
         if self.status(submission) is None:
             return ""
         with _asking(self.address):
-            return "\n".join((self._client.get_job_logs(submission) or "").splitlines()[-lines:])
+            return "\n".join((self._client.get_job_logs(submission) or "").splitlines()[-lines:])[-_LOG_CHARACTERS:]
 
     def alive(self) -> bool:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from grouping.config import GroupingConfig
 from service.errors import SpecError
@@ -24,6 +25,7 @@ Baseline = Literal["zero_shot", "alone", "all"]
 MAX_TASKS = 1000
 MAX_BYTES = 4 * 2**20  # a thousand tasks with a few hundred class names each fit; more belongs into manifests
 MAX_DEPTH = 32
+MAX_TOLD = 50
 
 
 class ResourcesConfig(Spec):
@@ -127,11 +129,16 @@ def parse_spec(source: str | bytes | dict) -> JobSpec:
     """Reads a job description: YAML or JSON text, or a dict read already.  SpecError names every fault at once."""
     data = source if isinstance(source, dict) else _read(source)
     try:
-        return JobSpec.model_validate(data)
+        spec = JobSpec.model_validate(data)
+        spec.model_dump_json()
+        return spec
+    except PydanticSerializationError as error:  # a lone surrogate, which JSON can spell and no database can keep
+        raise SpecError("The job description holds half a character (a lone surrogate). Send whole Unicode.") from error
     except ValidationError as error:
         problems = tuple(_told(fault, data) for fault in error.errors(include_url=False))
-        lines = "\n".join(f"- {path}: {problem}" if path else f"- {problem}" for path, problem in problems)
-        raise SpecError(f"The job description has {len(problems)} fault(s):\n{lines}", problems) from error
+        told = [f"- {path}: {problem}" if path else f"- {problem}" for path, problem in problems[:MAX_TOLD]]
+        lines = "\n".join(told + ["- and more"] * (len(problems) > MAX_TOLD))
+        raise SpecError(f"The job description has {len(problems)} fault(s):\n{lines}", problems[:MAX_TOLD]) from error
 
 
 class _Loader(yaml.CSafeLoader):
@@ -177,7 +184,9 @@ def _read_json(text: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError):
+    except SpecError:
+        raise
+    except (RecursionError, ValueError):
         return None
 
 
@@ -190,11 +199,15 @@ def _read_yaml(text: str) -> Any:
                 raise SpecError(
                     f"The job description uses a YAML alias (*{event.anchor}). Write the value out instead."
                 )
+            if getattr(event, "tag", None) is not None:
+                raise SpecError(f"The job description uses the YAML tag {event.tag!r:.60}. Write plain values.")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise SpecError(f"The job description nests more than {MAX_DEPTH} levels deep. A job needs about six.")
         return yaml.load(text, Loader=_Loader)  # the loader is a safe one
-    except (yaml.YAMLError, RecursionError) as error:
+    except SpecError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a date such as 2001-99-99 is a ValueError
         raise SpecError(f"The job description is neither YAML nor JSON: {error}.") from error
 
 
@@ -210,9 +223,10 @@ def _told(fault: Any, data: Any) -> tuple[str, str]:
         here = here[step] if isinstance(here, dict) or (isinstance(here, list) and isinstance(step, int)) else None
     named = isinstance(last, int) or kind in ("missing", "extra_forbidden") or (isinstance(here, dict) and last in here)
     full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
+    full = full[:200].encode("utf-8", "backslashreplace").decode()
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(last), _ALL_KEYS, n=1)
-        return full, f"unknown key {last!r}. " + (f"Did you mean {close[0]!r}?" if close else "Remove it.")
+        close = difflib.get_close_matches(str(last)[:60], _ALL_KEYS, n=1)
+        return full, f"unknown key {last!r:.60}. " + (f"Did you mean {close[0]!r}?" if close else "Remove it.")
     if kind == "missing":
         return full, "missing. Add it."
     message = fault["msg"].removeprefix("Value error, ")

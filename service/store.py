@@ -28,7 +28,7 @@ from service.keys import KeyRows
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
-from service.training_rows import TrainingRows, storable
+from service.training_rows import TrainingRows, must_be_id, storable
 
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
 
@@ -166,6 +166,7 @@ class Store(TrainingRows, KeyRows):
 
     def wish(self, job_id: str) -> Wish:
         """What the job's driver has to heed, in one cheap read."""
+        must_be_id(job_id)
         jobs, flags = tables.jobs, tables.flags
         with self.read() as connection:
             row = connection.execute(
@@ -315,6 +316,7 @@ class Store(TrainingRows, KeyRows):
 
 
 def _job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
+    must_be_id(job_id)
     query = select(tables.jobs).where(tables.jobs.c.id == job_id)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:

@@ -211,6 +211,7 @@ class TrainingRows(Database):
 
     def _rows(self, job_id: str, query: Any) -> Sequence[Any]:
         """The query's rows; JobNotFound rather than nothing where the job does not exist."""
+        must_be_id(job_id)
         with self.read() as connection:
             rows = connection.execute(query).mappings().all()
             if (
@@ -219,6 +220,12 @@ class TrainingRows(Database):
             ):
                 raise JobNotFound(f"There is no job {job_id!r:.60}.")
             return rows
+
+
+def must_be_id(job_id: str) -> None:
+    """JobNotFound for what cannot be the id of a job; some of it no database would take."""
+    if not (job_id.isascii() and job_id.isprintable() and len(job_id) <= 32):
+        raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
 
 def storable(message: str) -> str:

@@ -43,8 +43,9 @@ def test_a_job_comes_back_as_it_was_sent() -> None:
 def test_unknown_jobs_are_not_found() -> None:
     store = Store("sqlite://")
     for ask in (store.get_job, store.events, store.groups, store.results, store.plans, store.metrics, store.wish):
-        with pytest.raises(JobNotFound, match="no job"):
-            ask("job-000000000000")
+        for job_id in ("job-000000000000", "", "job-\0", "\ud800", "j" * 100):
+            with pytest.raises(JobNotFound, match="no job"):
+                ask(job_id)
 
 
 def test_same_key_same_body_is_the_same_job_and_another_body_is_refused() -> None:

@@ -79,7 +79,7 @@ class ExplicitSplit(Spec):
 
 
 def _split_kind(value: Any) -> str:
-    keys = value.keys() if isinstance(value, dict) else type(value).model_fields
+    keys = value.keys() if isinstance(value, dict) else getattr(type(value), "model_fields", ())
     return next((key for key in ("shots", "fraction") if key in keys), "explicit")
 
 
