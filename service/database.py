@@ -40,7 +40,7 @@ class Database:
         if in_memory:
             options["poolclass"] = StaticPool
         elif self._sqlite:
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            Path(str(parsed.database)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = create_engine(parsed, **options)
         if self._sqlite:
             event.listen(self._engine, "connect", _prepare)
