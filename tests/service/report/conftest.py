@@ -1,0 +1,117 @@
+"""Finished jobs to report on: made-up measurements of any number of tasks, with the project's own plans."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+
+import numpy as np
+import pytest
+
+from grouping.config import GroupingConfig
+from grouping.plan import Plan, make_plan, trivial_plan
+from service.curves import Curve
+from service.report import GroupRun, ReportInputs, ReportJob, TaskScores
+from service.spec import JobSpec
+
+FAMILIES = ("digits", "shapes", "textures")
+
+
+@cache
+def measured_plan(names: tuple[str, ...], silent: int = 0) -> Plan:
+    """A plan from signatures in three families; the last `silent` tasks have no gradient."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(len(FAMILIES), 48))
+    signal = np.stack([centres[i % len(FAMILIES)] for i in range(len(names))])
+    gradients = signal + rng.normal(scale=0.8, size=(2, 4, len(names), 48))
+    gradients[:, :, len(names) - silent :] = 0.0
+    return make_plan(gradients, names, GroupingConfig())
+
+
+def curve(group: str, task: str, seed: int, num_steps: int = 300) -> list[Curve]:
+    rng = np.random.default_rng(seed)
+    steps = np.arange(1, num_steps + 1)
+    losses = 2.0 * np.exp(-steps / 90) + 0.3 + rng.normal(scale=0.06, size=num_steps)
+    validated = steps[59::60]
+    accuracies = 0.9 - 0.4 * np.exp(-validated / 80) + rng.normal(scale=0.01, size=len(validated))
+    return [
+        Curve(group, task, "loss", tuple(zip(steps.tolist(), losses.tolist(), strict=True))),
+        Curve(group, task, "val_accuracy", tuple(zip(validated.tolist(), accuracies.tolist(), strict=True))),
+    ]
+
+
+def spec_of(tasks: list[str], **changes: object) -> JobSpec:
+    entries = [{"name": f"task-{i}", "source": {"kind": "demo", "task": "digits-ink"}} for i in range(len(tasks))]
+    return JobSpec.model_validate({"name": "job", "backbone": {"model": "demo"}, "tasks": entries, **changes})
+
+
+def finished_job(
+    names: tuple[str, ...],
+    *,
+    plan: Plan,
+    job_name: str = "many small tasks",
+    class_names: tuple[str, ...] = ("zero", "one", "two"),
+    **changes: object,
+) -> ReportInputs:
+    group_of = {task: group.id for group in plan.groups for task in group.tasks}
+    rng = np.random.default_rng(len(names))
+    scores = [
+        TaskScores(
+            task=task,
+            group=group_of[task],
+            class_names=class_names,
+            num_test=300,
+            grouped=round(float(rng.uniform(0.7, 0.95)), 3),
+            zero_shot=round(float(rng.uniform(0.2, 0.6)), 3),
+            alone=round(float(rng.uniform(0.7, 0.9)), 3),
+            all=round(float(rng.uniform(0.6, 0.9)), 3),
+        )
+        for task in names
+    ]
+    runs = [
+        GroupRun("shared", "shared", names, group_shared=15364, seconds=41.5, steps=300, images=4800 * len(names)),
+        *(
+            GroupRun(group.id, "plan", tuple(group.tasks), 15364, 15364 * len(group.tasks), 75.25, 300, 4800)
+            for group in plan.groups
+        ),
+        GroupRun("all", "all", names, 15364, 0, 3725.0, 300, 4800),
+        *(GroupRun(f"alone-{task}", "alone", (task,), 0, 15364, 9.5, 300, 4800) for task in names),
+        GroupRun("zero-shot", "zero_shot", names),
+    ]
+    curves = [c for run in runs if run.steps for i, task in enumerate(run.tasks) for c in curve(run.id, task, i)]
+    return ReportInputs(
+        job=ReportJob(
+            id="job-2f7kqz5m3abc",
+            name=job_name,
+            spec=spec_of(list(names), **changes),
+            written_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+            stage_seconds={"validate": 2.5, "profile": 41.5, "group": 0.4, "train": 3725.0, "publish": 0.7},
+        ),
+        plan=plan,
+        scores=scores,
+        runs=runs,
+        curves=curves,
+        versions={"cohort": "0.1.0", "torch": "2.13.0"},
+        warnings=("digits-1: 2 images could not be read.",),
+    )
+
+
+@pytest.fixture(scope="session")
+def job_of() -> Callable[..., ReportInputs]:
+    """`job_of(tasks)`: a finished job of that many tasks; `origin="alone"` or `"all"` for one that measured nothing."""
+
+    def make(num_tasks: int, *, origin: str = "gradients", silent: int = 0, **changes: object) -> ReportInputs:
+        names = tuple(f"{FAMILIES[i % len(FAMILIES)]}-{i}" for i in range(num_tasks))
+        plan = measured_plan(names, silent) if origin == "gradients" else trivial_plan(names, origin)  # type: ignore[arg-type]
+        return finished_job(names, plan=plan, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def named_job() -> Callable[..., ReportInputs]:
+    """`named_job(names, job_name=..., class_names=...)`: a finished job whose tasks have these names."""
+
+    def make(names: tuple[str, ...], **changes: object) -> ReportInputs:
+        return finished_job(names, plan=measured_plan(names), **changes)  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,238 @@
+"""The report tells what the job measured, in one file, and strangers' words stay words."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from service.curves import Curve, chart, mean_curve, thin, ticks
+from service.heat_map import MAX_SIDE, heat_map, shown_order
+from service.report import ReportInputs, render_report
+
+JobOf = Callable[..., ReportInputs]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Document(HTMLParser):
+    """Collects elements and text, and fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def count(self, css_class: str) -> int:
+        return sum(css_class in (attrs.get("class") or "").split() for _, attrs in self.elements)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 9, 60])
+def test_heat_map_has_a_cell_for_every_pair(job_of: JobOf, num_tasks: int):
+    assert Document(render_report(job_of(num_tasks))).count("cell") == num_tasks**2
+
+
+@pytest.mark.parametrize("num_tasks", [1, 9, 60])
+def test_nothing_is_fetched_and_nothing_runs(job_of: JobOf, num_tasks: int):
+    html = render_report(job_of(num_tasks))
+    document = Document(html)
+    assert not {tag for tag, _ in document.elements} & {"script", "link", "img", "iframe", "object", "embed", "a"}
+    assert not re.search(r"(https?:|//\w|url\(|@import|\bsrc=|\bhref=|javascript:)", html)
+    assert not [name for _, attrs in document.elements for name in attrs if name.startswith("on")]
+    policy = next(attrs["content"] for _, attrs in document.elements if "http-equiv" in attrs)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_names_of_strangers_stay_words(named_job: JobOf):
+    evil = "<script>alert(1)</script>"
+    inputs = named_job(
+        (f"a{evil}", f'b" onload="x{evil}', "c'&amp;"), job_name=f"job{evil}", class_names=(f"class{evil}", "other")
+    )
+    inputs = replace(inputs, warnings=(f"warning{evil}",), versions={f"lib{evil}": evil})
+    html = render_report(inputs)
+    document = Document(html)
+    assert "<script" not in html
+    assert not [name for _, attrs in document.elements for name in attrs if name.startswith("on")]
+    for words in (f"a{evil}", f"job{evil}", f"warning{evil}", "c'&amp;"):
+        assert words in document.text
+    assert any(f"class{evil}" in (attrs.get("title") or "") for _, attrs in document.elements)
+
+
+def test_template_and_class_names_of_the_spec_stay_words(job_of: JobOf):
+    inputs = job_of(2)
+    task = inputs.job.spec.tasks[0].model_copy(update={"template": "<b>{}</b>", "class_names": ["<i>x</i>", "y"]})
+    spec = inputs.job.spec.model_copy(update={"tasks": [task, *inputs.job.spec.tasks[1:]]})
+    html = render_report(replace(inputs, job=replace(inputs.job, spec=spec)))
+    assert "<b>{}" not in html
+    assert "<i>x" not in html
+    assert "&lt;i&gt;x" in html
+
+
+def test_every_accuracy_and_signed_difference_is_told(job_of: JobOf):
+    inputs = job_of(9)
+    text = Document(render_report(inputs)).text
+    for score in inputs.scores:
+        assert score.grouped is not None and score.alone is not None
+        assert f" {100 * score.grouped:.1f} " in text
+        points = f"{100 * (score.grouped - score.alone):+.1f}".replace("-", "−")
+        assert f"{points} {'▲' if points[0] == '+' else '▼'}" in text
+
+
+def test_harmed_tasks_are_named_and_others_are_not(job_of: JobOf):
+    inputs = job_of(2)
+    hurt, fine = inputs.scores
+    inputs = replace(
+        inputs, scores=[replace(hurt, grouped=0.5, alone=0.6), replace(fine, grouped=0.7, alone=0.7)], curves=()
+    )
+    text = Document(render_report(inputs)).text
+    assert re.search(rf"1 of 2 tasks did worse in their group than alone: {hurt.task} \.", text)
+    assert "−10.0 ▼" in text
+    assert "0.0 ＝" in text
+
+
+def test_difference_that_rounds_to_nothing_has_no_sign(job_of: JobOf):
+    inputs = job_of(1)
+    score = replace(inputs.scores[0], grouped=0.5, alone=0.5002, zero_shot=0.4998, all=0.5)
+    text = Document(render_report(replace(inputs, scores=[score]))).text
+    assert "+0.0" not in text
+    assert "−0.0 " not in text
+
+
+def test_missing_results_are_dashes_and_failures_say_why(job_of: JobOf):
+    inputs = job_of(3)
+    scores = [replace(inputs.scores[0], grouped=None), *inputs.scores[1:]]
+    runs = [replace(run, failure="loss is not finite" if run.id == "g1" else None) for run in inputs.runs]
+    text = Document(render_report(replace(inputs, scores=scores, runs=runs))).text
+    assert "failed: loss is not finite" in text
+    assert " – " in text
+
+
+@pytest.mark.parametrize("origin", ["alone", "all"])
+def test_plan_that_measured_nothing_says_so_and_draws_no_heat_map(job_of: JobOf, origin: str):
+    document = Document(render_report(job_of(3, origin=origin)))
+    assert document.count("cell") == 0
+    assert f"its plan is {origin}" in document.text
+
+
+def test_tasks_without_a_gradient_have_empty_cells(job_of: JobOf):
+    inputs = job_of(5, silent=2)
+    document = Document(render_report(inputs))
+    assert document.count("cell") == 25
+    assert document.count("none") == 25 - 9
+    assert "not measured" in document.text
+
+
+def test_job_where_no_task_has_a_gradient_is_reported(job_of: JobOf):
+    document = Document(render_report(job_of(3, silent=3)))
+    assert "No task has a usable gradient" in document.text
+
+
+def test_job_without_baselines_or_curves_is_reported(job_of: JobOf):
+    inputs = job_of(2, baselines=[])
+    document = Document(render_report(replace(inputs, curves=(), warnings=(), versions={})))
+    assert document.count("chart") == 0
+    assert "Warnings" not in document.text
+    assert "Zero-shot" not in document.text
+
+
+def test_runs_alone_are_summed_up_and_their_failures_are_not_hidden(job_of: JobOf):
+    inputs = job_of(3)
+    runs = [replace(run, failure="out of memory" if run.id == "alone-digits-0" else None) for run in inputs.runs]
+    text = Document(render_report(replace(inputs, runs=runs))).text
+    assert re.search(r"alone-digits-0 baseline alone 1 failed: out of memory", text)
+    assert re.search(r"alone baseline alone 2 0 30\u202f?\s?728 30\s728 600 9\s600 19\.0 s", text)
+
+
+def test_groups_stand_together_in_the_heat_map(job_of: JobOf):
+    plan = job_of(9).plan
+    group_of = {task: group.id for group in plan.groups for task in group.tasks}
+    seen = [group_of[task] for task in shown_order(plan)]
+    changes = sum(a != b for a, b in pairwise(seen))
+    assert changes == len(plan.groups) - 1
+    heat = heat_map(plan)
+    assert heat is not None
+    assert sorted(round(box.size / heat.cell) for box in heat.boxes) == sorted(
+        len(group.tasks) for group in plan.groups
+    )
+
+
+def test_heat_map_shows_the_plans_values_in_its_own_order(job_of: JobOf):
+    plan = job_of(9).plan
+    heat = heat_map(plan)
+    assert heat is not None and plan.similarity is not None
+    order, at = shown_order(plan), {task: i for i, task in enumerate(plan.task_names)}
+    for number, cell in enumerate(heat.cells):
+        row, column = (at[order[i]] for i in divmod(number, 9))
+        assert float(cell.text.replace("−", "-")) == pytest.approx(plan.similarity[row][column], abs=0.005)
+
+
+def test_more_tasks_than_a_square_can_show_are_drawn_by_group(job_of: JobOf):
+    plan = job_of(9).plan
+    many = plan.model_copy(
+        update={
+            "task_names": [f"t{i}" for i in range(MAX_SIDE + 2)],
+            "order": [f"t{i}" for i in range(MAX_SIDE + 2)],
+            "groups": [
+                plan.groups[0].model_copy(update={"tasks": [f"t{i}" for i in range(0, MAX_SIDE + 2, 2)]}),
+                plan.groups[1].model_copy(update={"tasks": [f"t{i}" for i in range(1, MAX_SIDE + 2, 2)]}),
+            ],
+            "similarity": [
+                [1.0 if i == j else 0.5 if (i - j) % 2 == 0 else -0.25 for j in range(MAX_SIDE + 2)]
+                for i in range(MAX_SIDE + 2)
+            ],
+        }
+    )
+    heat = heat_map(many)
+    assert heat is not None and heat.by_group
+    assert [cell.text for cell in heat.cells] == ["0.50", "−0.25", "−0.25", "0.50"]
+
+
+def test_thinned_curve_keeps_its_mean_and_its_bound():
+    points = [(float(step), float(step % 7)) for step in range(1000)]
+    thinned = thin(points)
+    assert len(thinned) == 120
+    assert sum(value for _, value in thinned) / 120 == pytest.approx(3.0, abs=0.05)
+    assert thin(points[:120]) == points[:120]
+
+
+def test_mean_curve_counts_a_curve_only_while_it_runs():
+    assert mean_curve([[(0, 1.0), (2, 3.0)], [(0, 3.0), (1, 5.0)]]) == [(0.0, 2.0), (1.0, 3.5), (2.0, 3.0)]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.33), (5, 5), (0, 0), (-3, 1e6), (1e-9, 2e-9)])
+def test_ticks_enclose_their_range_in_few_round_steps(low: float, high: float):
+    found = ticks(low, high)
+    assert found[0] <= low + 1e-12
+    assert found[-1] >= high - 1e-12
+    assert 2 <= len(found) <= 8
+
+
+def test_losses_that_are_not_finite_are_left_out_of_a_chart():
+    curve = Curve("g1", "a", "loss", ((1, 2.0), (2, float("nan")), (3, 1.0)))
+    drawn = chart([curve], {"a": 1})
+    assert drawn is not None
+    assert "nan" not in drawn.lines[0].path
+    assert chart([replace(curve, points=((1, float("inf")),))], {"a": 1}) is None
