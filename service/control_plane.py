@@ -85,6 +85,11 @@ class ControlPlane:
         finally:
             self._release()
 
+    @property
+    def dashboard(self) -> str | None:
+        """Where Ray's dashboard is, once started."""
+        return self._head.address if self._head is not None else self.settings.ray_address
+
     def ready(self) -> dict[str, str | bool]:
         """Dependency (database, storage, ray) -> True, or a sentence on what is wrong with it."""
         return {"database": self._database_answers(), "storage": self._storage_writable(), "ray": self._ray_answers()}

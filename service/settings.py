@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -91,9 +91,12 @@ class Settings(BaseSettings):
         }
 
     @classmethod
-    def load(cls) -> Self:
-        """The settings of this process.  ValueError if the file can be read by others, or holds what is no setting."""
-        home = Path(os.environ.get("COHORT_HOME") or "var").expanduser().resolve()
+    def load(cls, **given: Any) -> Self:
+        """The settings of this process; `given` (a command's options) wins over environment and file.
+
+        ValueError if the file can be read by others, or holds what is no setting.
+        """
+        home = Path(given.get("home") or os.environ.get("COHORT_HOME") or "var").expanduser().resolve()
         path = Path(os.environ.get("COHORT_SETTINGS_FILE") or home / "settings.json")
         values = _read_private(path) if path.exists() else {}
         unknown = sorted(set(values) - set(cls.model_fields))
@@ -105,7 +108,7 @@ class Settings(BaseSettings):
             if f"COHORT_{name.upper()}" in os.environ:
                 values.pop(name, None)
         try:
-            return cls(**{"home": home, **values})
+            return cls(**{**values, **given, "home": home})
         except ValidationError as error:
             lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
             raise ValueError(f"Settings from COHORT_* and {path}: {lines}.") from error

@@ -1,7 +1,7 @@
 """A service without Ray: a store in memory, drivers that only pretend, files in a temporary folder."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,12 @@ def run_to_the_end(control_plane: ControlPlane, job_id: str | None = None) -> st
 @pytest.fixture
 def control_plane(tmp_path: Path) -> ControlPlane:
     return make_control_plane(tmp_path)
+
+
+@pytest.fixture
+def finish(control_plane: ControlPlane) -> Callable[[], str]:
+    """`finish()` plays a job from its submission to SUCCEEDED and returns its id."""
+    return lambda: run_to_the_end(control_plane)
 
 
 @pytest.fixture

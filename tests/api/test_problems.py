@@ -141,5 +141,5 @@ def test_a_service_without_keys_serves_only_its_own_machine(control_plane: Contr
 def test_a_service_without_keys_refuses_to_face_the_network(control_plane: ControlPlane) -> None:
     values = control_plane.settings.model_dump() | {"no_auth": True, "host": "0.0.0.0"}
     control_plane.settings = Settings.model_validate(values)
-    with pytest.raises(ValueError, match="no_auth with host='0.0.0.0'"):
+    with pytest.raises(ValueError, match=r"no_auth with host='0\.0\.0\.0'"):
         create_app(control_plane)

@@ -1,0 +1,318 @@
+"""The `cohort` command: talks to a service over HTTP, and starts one with `up`.
+
+Commands that need more than a connection (`up`, `demo`, `predict`, `methods`, `doctor`) live in modules of their own
+that are loaded when they are called, so that looking at a job does not wait for torch.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from typer.core import TyperGroup
+
+from service import live, show, wire
+from service.client import ApiError, BundleBroken, Cohort, Unreachable
+from service.connection import Connection
+from service.settings import Settings
+from service.states import JobState
+
+_TOLD = (ApiError, Unreachable, BundleBroken, ValueError, TimeoutError, FileNotFoundError)
+"""Errors whose message is for the user; anything else is a fault of ours and shows its traceback."""
+
+
+class _Told(TyperGroup):
+    """Ends with the reason in one sentence, not with a traceback, where there is a reason."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _TOLD as error:
+            typer.secho(str(error), fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Told,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train many CLIP classification tasks at once, each with the tasks that help it.\n\n"
+    "Start a service with `cohort up`, then in another terminal: `cohort submit job.yaml --watch`. "
+    "`cohort demo` shows everything in a few minutes.",
+)
+
+_Home = Annotated[
+    Path | None, typer.Option(help="The service's folder.  (default: $COHORT_HOME, or ./var)", show_default=False)
+]
+_Url = Annotated[str | None, typer.Option("--url", envvar="COHORT_URL", help="A service elsewhere.")]
+_Key = Annotated[str | None, typer.Option("--key", envvar="COHORT_KEY", help="Its API key.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_JobId = Annotated[str, typer.Argument(help="The job's id, or `last` for the newest one.")]
+
+
+@app.callback()
+def main_options(ctx: typer.Context, home: _Home = None, url: _Url = None, key: _Key = None) -> None:
+    ctx.obj = (home, url, key)
+
+
+# a service
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Listen here.  (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes any free one.  (default: 8080 if free)")] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key; only on a loopback address.")] = False,
+    data_root: Annotated[list[Path] | None, typer.Option(help="A folder jobs may read.  (default: data)")] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
+) -> None:
+    """Run the service here until Ctrl-C: the API, and a local Ray unless COHORT_RAY_ADDRESS names a cluster.
+
+    Everything it keeps is in its home folder.  Stopping it lets running jobs write checkpoints; the next start goes on.
+    """
+    given = {"home": ctx.obj[0], "host": host, "port": port, "no_auth": no_auth or None}
+    given |= {"data_roots": [str(root) for root in data_root] if data_root else None}
+    _load("api.up:up")({k: v for k, v in given.items() if v is not None}, until_stdin_closes=until_stdin_closes)
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service running afterwards.")] = False,
+    spec: Annotated[Path | None, typer.Option(help="Another job.  (default: examples/demo.yaml)")] = None,
+) -> None:
+    """See it all once: start a service, train the demo job, show the groups, why, and what they gained."""
+    raise typer.Exit(_load("service.cli_demo:demo")(home=ctx.obj[0] or Path("var/demo"), keep=keep, spec=spec))
+
+
+@app.command()
+def doctor(ctx: typer.Context, as_json: _Json = False) -> None:
+    """Look for what would keep Cohort from working on this machine, and say how to mend it."""
+    raise typer.Exit(_load("service.cli_doctor:doctor")(_home(ctx), as_json=as_json))
+
+
+# jobs
+
+
+@app.command()
+def submit(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A job description, YAML or JSON.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show how it goes.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it would be accepted.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Submit a job."""
+    with _client(ctx) as client:
+        if check:
+            found = client.validate(file)
+            _print(found, as_json, lambda: [_validation_line(found)])
+            raise typer.Exit(0 if found.valid else 1)
+        job = client.submit(file)
+        if not watch:
+            _print(job, as_json, lambda: [f"{job.id} is {job.state}. See it with `cohort watch {job.id}`."])
+            return
+        _watch(client, job.id)
+
+
+@app.command()
+def ls(
+    ctx: typer.Context,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with _client(ctx) as client:
+        jobs = [job for job, _ in zip(client.jobs(state=state, page=min(limit, 500)), range(limit), strict=False)]
+    _print(jobs, as_json, lambda: [show.jobs_table(jobs)] if jobs else ["No jobs. `cohort submit FILE` makes one."])
+
+
+@app.command("show")
+def show_job(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
+    """Show where a job stands, and why."""
+    with _client(ctx) as client:
+        found = client.job(_id(client, job))
+    _print(found, as_json, lambda: [show.job_lines(found)])
+
+
+@app.command()
+def watch(ctx: typer.Context, job: _JobId) -> None:
+    """Follow a job to its end: stages, groups, a bar per group, loss and accuracy.  Ctrl-C leaves it running."""
+    with _client(ctx) as client:
+        _watch(client, _id(client, job))
+
+
+@app.command()
+def groups(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
+    """Show how the tasks agree, who trains with whom, and why."""
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        found, matrix = client.groups(job_id), client.similarity(job_id)
+    both = {"groups": found.model_dump(mode="json"), "similarity": matrix.model_dump(mode="json")}
+    tables = [show.similarity_table(matrix)] if matrix.similarity else []
+    _print(both, as_json, lambda: [*tables, show.groups_table(found), show.reasons_table(found)])
+
+
+@app.command()
+def results(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
+    """Show every task's test accuracy under the plan and under the baselines."""
+    with _client(ctx) as client:
+        found = client.results(_id(client, job))
+    _print(found, as_json, lambda: [show.results_table(found)])
+
+
+@app.command()
+def cancel(ctx: typer.Context, job: _JobId) -> None:
+    """Stop a job for good."""
+    _wish(ctx, job, "cancel")
+
+
+@app.command()
+def pause(ctx: typer.Context, job: _JobId) -> None:
+    """Let a job write checkpoints and give its devices back."""
+    _wish(ctx, job, "pause")
+
+
+@app.command()
+def resume(ctx: typer.Context, job: _JobId) -> None:
+    """Let a paused job go on where it stopped."""
+    _wish(ctx, job, "resume")
+
+
+@app.command()
+def approve(
+    ctx: typer.Context,
+    job: _JobId,
+    number: Annotated[int | None, typer.Argument(help="The plan's number.  (default: the newest)")] = None,
+) -> None:
+    """Let a plan be trained (see it first with `cohort groups JOB`)."""
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        if number is None:
+            plan = client.job(job_id).plan
+            number = plan.number if plan else 0
+        client.approve(job_id, number)
+    typer.echo(f"Plan {number} of {job_id} is approved.")
+
+
+@app.command()
+def pull(
+    ctx: typer.Context,
+    job: _JobId,
+    folder: Annotated[Path | None, typer.Argument(help="Where to.  (default: ./JOB)")] = None,
+) -> None:
+    """Fetch a finished job's bundle, every file checked against its sha256."""
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        place = client.pull(job_id, folder or Path(job_id))
+    typer.echo(f"The bundle is in {place}. Try `cohort predict {place} TASK IMAGE`.")
+
+
+# without a service
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `cohort pull` fetched.")],
+    task: Annotated[str, typer.Argument(help="One of its tasks.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: _Json = False,
+) -> None:
+    """Classify images with a bundle, on this machine."""
+    _load("service.cli_local:predict")(bundle, task, images, as_json=as_json)
+
+
+@app.command()
+def methods(
+    backbone: Annotated[str, typer.Option(help="An open_clip model name, or `demo`.")] = "ViT-B-16-quickgelu",
+    classes: Annotated[int, typer.Option(min=1, help="Classes of a task.")] = 65,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of the job.")] = 4,
+    groups: Annotated[int, typer.Option(min=1, help="Groups of its plan.")] = 2,
+    as_json: _Json = False,
+) -> None:
+    """List the methods, and how many numbers each trains on a backbone.  No weights are loaded."""
+    _load("service.cli_local:methods")(backbone, classes=classes, tasks=tasks, groups=groups, as_json=as_json)
+
+
+def main() -> None:
+    app()
+
+
+def _load(place: str) -> Any:
+    """`module:name`, imported now."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _home(ctx: typer.Context) -> Path:
+    return Settings.load(**({} if ctx.obj[0] is None else {"home": ctx.obj[0]})).home
+
+
+def _client(ctx: typer.Context) -> Cohort:
+    _, url, key = ctx.obj
+    connection = Connection.find(_home(ctx), url, key)
+    return Cohort(connection.url, connection.key)
+
+
+def _id(client: Cohort, given: str) -> str:
+    if given != "last":
+        return given
+    newest = next(client.jobs(page=1), None)
+    if newest is None:
+        raise ValueError("There is no job yet, so no last one. `cohort submit FILE` makes one.")
+    return newest.id
+
+
+def _wish(ctx: typer.Context, job: str, verb: str) -> None:
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        found = {"cancel": client.cancel, "pause": client.pause, "resume": client.resume}[verb](job_id)
+    typer.echo(f"{job_id} is {found.state}, asked to {found.desired}.")
+
+
+def _watch(client: Cohort, job_id: str) -> None:
+    console = show.console()
+    try:
+        job = live.follow(client, job_id, console)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{job_id} goes on. `cohort watch {job_id}` shows it again, `cohort cancel {job_id}` stops it.")
+        raise typer.Exit(130) from None
+    found = client.results(job_id)
+    if found.results:
+        console.print(show.results_table(found))
+    console.print(f"{job_id} is {job.state}. {job.reason or ''}".rstrip())
+    raise typer.Exit(0 if job.state == JobState.SUCCEEDED else 1)
+
+
+def _validation_line(found: wire.Validation) -> str:
+    if found.valid:
+        seen = (f"{task.task}: {task.num_classes} classes, {task.num_images} images" for task in found.tasks)
+        return "The job would be accepted.\n" + "\n".join(seen)
+    faults = [f"- {fault.path}: {fault.problem}" if fault.path else f"- {fault.problem}" for fault in found.faults]
+    faults += [f"- {task.problem}" for task in found.tasks if task.problem]
+    return "\n".join(["The job would not work:", *faults])
+
+
+def _print(value: Any, as_json: bool, lines: Any) -> None:
+    """JSON, or what `lines()` gives."""
+    if as_json:
+        typer.echo(json.dumps(_plain(value), indent=2))
+        return
+    console = show.console()
+    for line in lines():
+        console.print(line, markup=False, highlight=False) if isinstance(line, str) else console.print(line)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""How jobs, groups, similarities and results look in a terminal: `service.wire` messages in, renderables out."""
+
+import sys
+from datetime import UTC, datetime
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from service import wire
+from service.states import JobState
+
+_COLOURS = {
+    JobState.SUCCEEDED: "green",
+    JobState.PARTIALLY_SUCCEEDED: "yellow",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "dim",
+    JobState.PAUSED: "yellow",
+    JobState.AWAITING_APPROVAL: "magenta",
+}
+_WAYS = (("zero_shot", "zero-shot"), ("alone", "alone"), ("all", "all in one"), ("grouped", "Cohort's groups"))
+
+
+def console() -> Console:
+    """Standard output; wide where no terminal says how wide it is, so that pipes get whole lines."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def jobs_table(jobs: list[wire.JobSummary]) -> Table:
+    """One row a job."""
+    table = _table("job", "name", "state", "tasks", "method", "age", "reason")
+    for job in jobs:
+        age = _age(job.created_at)
+        table.add_row(job.id, Text(job.name), state(job), str(job.num_tasks), job.method, age, Text(job.reason or ""))
+    return table
+
+
+def job_lines(job: wire.Job) -> Table:
+    """A job's facts."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts = {
+        "job": job.id,
+        "name": job.name,
+        "state": state(job),
+        "reason": job.reason,
+        "wish": None if job.desired == "run" or job.is_finished else f"asked to {job.desired}",
+        "tasks": ", ".join(task.name for task in job.spec.tasks),
+        "method": f"{job.method} on {job.spec.backbone.model}",
+        "plan": None
+        if job.plan is None
+        else f"{job.plan.number} ({'approved' if job.plan.approved else 'to approve'})",
+        "stages": "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in job.stage_times.items()),
+        "attempt": str(job.attempt),
+        "Ray job": job.submission_id,
+        "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC",
+    }
+    for name, value in facts.items():
+        if value:
+            table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
+    return table
+
+
+def groups_table(groups: wire.Groups, *, plan_only: bool = True) -> Table:
+    """Who trains with whom, and why."""
+    table = _table("group", "tasks", "cohesion", "state", "why")
+    for group in groups.groups:
+        if group.kind == "plan" or not plan_only:
+            cohesion = "" if group.cohesion is None else f"{group.cohesion:.2f}"
+            why = group.why or group.reason or ""
+            table.add_row(group.id, Text(", ".join(group.tasks)), cohesion, group.state, Text(why))
+    return table
+
+
+def reasons_table(groups: wire.Groups) -> Table:
+    """Why each task is where it is."""
+    table = _table("task", "group", "why")
+    for task in groups.tasks:
+        table.add_row(Text(task.task), task.group, Text(task.sentence))
+    return table
+
+
+def similarity_table(similarity: wire.Similarity) -> Table:
+    """The matrix, similar tasks side by side; empty where the plan needed no gradients."""
+    matrix = similarity.similarity or []
+    order = [name for name in similarity.order if name in similarity.task_names] if matrix else []
+    place = {name: index for index, name in enumerate(similarity.task_names)}
+    table = _table("", *(str(index + 1) for index in range(len(order))), right=True)
+    for number, row in enumerate(order, start=1):
+        values = [matrix[place[row]][place[column]] for column in order]
+        cells = [Text("·" if column == row else f"{value:+.2f}", style=_warmth(value))
+                 for column, value in zip(order, values, strict=True)]  # fmt: skip
+        table.add_row(Text(f"{number} {row}"), *cells)
+    return table
+
+
+def results_table(results: wire.Results) -> Table:
+    """Test accuracy in per cent, one row a task; the best of a row is bold."""
+    table = _table("task", "group", *(title for _, title in _WAYS), right=True)
+    for row in results.table:
+        table.add_row(Text(row.task), row.group or "-", *_cells([getattr(row, way) for way, _ in _WAYS]))
+    table.add_section()
+    means = []
+    for way, _ in _WAYS:
+        values = [getattr(row, way) for row in results.table]
+        known = [value for value in values if value is not None]
+        means.append(sum(known) / len(known) if known and len(known) == len(values) else None)
+    table.add_row("mean", "", *_cells(means))
+    return table
+
+
+def plain_table(columns: list[str], rows: list[list[str]]) -> Table:
+    """Any other table: words to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = bool(rows) and rows[-1][index].replace(",", "").replace(".", "").isdigit()
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def state(job: wire.JobSummary) -> Text:
+    return Text(job.state, style=_COLOURS.get(job.state, "cyan"))
+
+
+def _cells(values: list[float | None]) -> list[Text]:
+    best = max((value for value in values if value is not None), default=None)
+    return [
+        Text(
+            "-" if value is None else f"{100 * value:.1f}", style="bold" if value == best and value is not None else ""
+        )
+        for value in values
+    ]
+
+
+def _warmth(value: float) -> str:
+    return "red" if value > 0.3 else "blue" if value < -0.3 else ""
+
+
+def _age(since: datetime) -> str:
+    seconds = int((datetime.now(UTC) - since).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{max(seconds, 0)} s"
+
+
+def _table(*columns: str, right: bool = False) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = right and index > 0 and column != "group"
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    return table
