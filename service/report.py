@@ -57,21 +57,27 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class GroupRun:
-    """What the training of one group took; baselines are groups, too."""
+    """What the training of one group took; baselines are groups, too.  None: nobody counted it."""
 
     id: str
     kind: Kind
     tasks: tuple[str, ...]
-    group_shared: int = 0
+    group_shared: int | None = None
     """Learned numbers that all tasks of the group share."""
-    task_specific: int = 0
+    task_specific: int | None = None
     """Learned numbers of the tasks' own, all tasks together."""
-    seconds: float = 0.0
-    steps: int = 0
-    images: int = 0
+    seconds: float | None = None
+    steps: int | None = None
+    images: int | None = None
     """Training images seen."""
     failure: str | None = None
     """Why it did not finish."""
+
+    @property
+    def learned(self) -> int | None:
+        """Learned numbers in all."""
+        known = [number for number in (self.group_shared, self.task_specific) if number is not None]
+        return sum(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def render_report(inputs: ReportInputs) -> str:
         means={name: _mean([getattr(score, name) for score in inputs.scores]) for name in ("grouped", *BASELINES)},
         differences=differences,
         hurt=[score.task for score in inputs.scores if (score.difference("alone") or 0) < 0],
-        learned=sum(run.group_shared + run.task_specific for run in inputs.runs if run.kind == "plan"),
+        learned=sum(run.learned or 0 for run in inputs.runs if run.kind == "plan"),
         reasons={reason.task: reason for reason in inputs.plan.tasks},
         order=order,
         heat=heat_map(inputs.plan),
@@ -134,7 +140,7 @@ def _costs(runs: Sequence[GroupRun]) -> list[GroupRun]:
     if not alone:
         return others
     counted = ("group_shared", "task_specific", "seconds", "steps", "images")
-    sums: dict[str, Any] = {name: sum(getattr(run, name) for run in alone) for name in counted}
+    sums: dict[str, Any] = {name: sum(getattr(run, name) or 0 for run in alone) for name in counted}
     return [*others, GroupRun("alone", "alone", tuple(task for run in alone for task in run.tasks), **sums)]
 
 
@@ -188,13 +194,19 @@ def _direction(value: float | None) -> str:
     return "up" if text.startswith("+") else "down" if text.startswith("−") else "same"
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
     return (
         f"{minutes // 60} h {minutes % 60:02d} min" if seconds >= 3600 else f"{minutes} min {int(seconds % 60):02d} s"
     )
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}".replace(",", "\u202f")
 
 
 def _template() -> Template:
@@ -210,6 +222,6 @@ def _template() -> Template:
         "points": _points,
         "direction": _direction,
         "duration": _duration,
-        "count": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "count": _count,
     }
     return environment.get_template("report.html")

@@ -10,7 +10,7 @@ import pytest
 
 from service.curves import Curve, chart, mean_curve, thin, ticks
 from service.heat_map import MAX_SIDE, heat_map, shown_order
-from service.report import ReportInputs, render_report
+from service.report import GroupRun, ReportInputs, render_report
 
 JobOf = Callable[..., ReportInputs]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -164,6 +164,12 @@ def test_runs_alone_are_summed_up_and_their_failures_are_not_hidden(job_of: JobO
     text = Document(render_report(replace(inputs, runs=runs))).text
     assert re.search(r"alone-digits-0 baseline alone 1 failed: out of memory", text)
     assert re.search(r"alone baseline alone 2 0 30\u202f?\s?728 30\s728 600 9\s600 19\.0 s", text)
+
+
+def test_what_nobody_counted_is_a_dash(job_of: JobOf):
+    inputs = job_of(2)
+    inputs = replace(inputs, runs=[GroupRun("shared", "shared", ("a", "b"))])
+    assert re.search(r"shared the shared prompt 2 – – – – – – ", Document(render_report(inputs)).text)
 
 
 def test_groups_stand_together_in_the_heat_map(job_of: JobOf):
