@@ -41,7 +41,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         "plan.json": run.files.read_text(PLAN),
         "datasets.json": json.dumps(found, indent=1),
         "metrics.json": json.dumps(result_rows(trained), indent=1),
-        "report.html": render_report(report_inputs(run, trained, found, state=to, versions=versions)),
+        "report.html": render_report(report_inputs(run, trained, found, versions=versions)),
     }
     run.check()
     # of an attempt that died right after it: what is written now may differ, and until it is whole there is no bundle
@@ -68,7 +68,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
 
 
 def report_inputs(
-    run: JobRun, trained: Trained, found: dict[str, dict[str, Any]], *, state: JobState, versions: dict[str, str]
+    run: JobRun, trained: Trained, found: dict[str, dict[str, Any]], *, versions: dict[str, str]
 ) -> ReportInputs:
     """What the report tells, gathered from the results, the plan and what drivers wrote along the way."""
     job = run.store.get_job(run.job)
@@ -80,8 +80,7 @@ def report_inputs(
             id=run.job,
             name=run.spec.name,
             spec=run.spec,
-            state=state,
-            finished_at=datetime.now(UTC),
+            written_at=datetime.now(UTC),
             stage_seconds=job.stage_times,
         ),
         plan=read_plan(run),

@@ -28,13 +28,14 @@ LAST_WORDS_SECONDS = 10.0
 class RayRunning(Running):
     """A work on a device worker, or on the ranks of a group's own Ray Train run."""
 
-    def __init__(self, work: Work, worker: str, result: Any, stopper: Any, groups: dict[str, Actor]) -> None:
+    def __init__(self, work: Work, worker: str, groups: dict[str, Actor]) -> None:
         super().__init__(work)
-        self.result = result
+        self.groups = groups
+        self.result: Any = None
         self.crashed = False
         self._worker = worker
-        self._stopper = stopper
-        self._groups = groups
+        self._stopper: Any = None
+        self._stop_asked = False
         self._takes: dict[str, Any] = {}
         self._outcome: Outcome | None = None
         self._still_to_hear: set[str] = set()
@@ -44,10 +45,21 @@ class RayRunning(Running):
     def worker(self) -> str:
         return self._worker
 
+    @property
+    def has_ended(self) -> bool:
+        """Its outcome was read."""
+        return self._outcome is not None
+
+    def runs_on(self, result: Any, stopper: Any) -> None:
+        """Where it runs from now on: the reference of its outcome, and how to stop it there."""
+        self.result, self._stopper = result, stopper
+        if self._stop_asked:
+            stopper()
+
     def poll(self) -> Update:
         if self._outcome is None and ray.wait([self.result], timeout=0)[0]:
             self._outcome = self._read_outcome()
-            self._still_to_hear = set(self._groups)
+            self._still_to_hear = set(self.groups)
             self._hear_until = time.monotonic() + LAST_WORDS_SECONDS
             stale, self._takes = self._takes, {}
         else:
@@ -56,7 +68,7 @@ class RayRunning(Running):
         lines: list[tuple[str, str]] = []
         for group, ref in stale.items():  # asked before the end: what they hold counts, but it is not the last word
             self._hear(group, ref, progress, lines, wait=LAST_WORDS_SECONDS)
-        for group, actor in self._groups.items():
+        for group, actor in self.groups.items():
             ref = self._takes.pop(group, None)
             if ref is None:
                 ref = actor.take.remote()
@@ -69,6 +81,7 @@ class RayRunning(Running):
         return Update(tuple(progress), tuple(lines), self._outcome)
 
     def stop(self) -> None:
+        self._stop_asked = True
         self._stopper()
 
     def _read_outcome(self) -> Outcome:
@@ -101,6 +114,17 @@ class RayRunning(Running):
         return True
 
 
+class _Worker:
+    """A device worker's process, which may still wait for its device."""
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self._ready = actor.__ray_ready__.remote()
+
+    def has_started(self) -> bool:
+        return bool(ray.wait([self._ready], timeout=0)[0])
+
+
 class RayLauncher(Launcher):
     """Device workers on a Ray cluster that the calling process is, or now becomes, a driver of."""
 
@@ -119,11 +143,11 @@ class RayLauncher(Launcher):
         self._gpus_per_worker = gpus_per_worker
         self._max_device_workers = max_device_workers
         self._device = self._resolve(device)
-        self._idle: list[Actor] = []
-        self._busy: list[tuple[Actor, RayRunning]] = []
+        self._idle: list[_Worker] = []
+        self._busy: list[tuple[_Worker, RayRunning]] = []
         self._groups: dict[str, Actor] = {}
         self._numbers = itertools.count()
-        self._names = itertools.count(1)
+        self._is_warm = False
 
     def capacity(self, devices: int = 1) -> int:
         present = self._present(self._device)
@@ -143,50 +167,76 @@ class RayLauncher(Launcher):
                 self._groups[unit.id] = _create_group(job, attempt, unit, devices)
 
     def start(self, work: Work) -> RayRunning:
+        if work.devices == 1:
+            self._warm_up()  # before the groups' actors, which can wait: nothing computes until a worker is there
         self.announce(work.job, work.attempt, work.groups, devices=work.devices)
         groups = {unit.id: self._groups[unit.id] for unit in work.groups}
         if work.devices > 1:
             return self._start_ranks(work, groups)
         self._collect_idle()
+        self._idle.sort(key=_Worker.has_started)
         worker = self._idle.pop() if self._idle else self._create_worker()
-        number = next(self._numbers)
-        result = worker.run.remote(number, work, groups)
-        running = RayRunning(work, f"{self._device} worker", result, lambda: worker.stop.remote(number), groups)
-        self._busy.append((worker, running))
+        running = RayRunning(work, f"{self._device} worker", groups)
+        self._assign(running, worker)
         return running
 
     def wait(self, running: Sequence[Running], seconds: float) -> None:
+        self._move_to_free_workers()
         ray.wait([r.result for r in running if isinstance(r, RayRunning)], num_returns=1, timeout=seconds)
 
     def close(self) -> None:
-        for actor in [*self._idle, *(worker for worker, _ in self._busy), *self._groups.values()]:
+        workers = [*self._idle, *(worker for worker, _ in self._busy)]
+        for actor in [*(worker.actor for worker in workers), *self._groups.values()]:
             ray.kill(actor)
         self._idle, self._busy, self._groups = [], [], {}
+
+    def _assign(self, running: RayRunning, worker: _Worker) -> None:
+        actor, number = worker.actor, next(self._numbers)
+        running.runs_on(actor.run.remote(number, running.work, running.groups), lambda: actor.stop.remote(number))
+        self._busy.append((worker, running))
 
     def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
         assert len(groups) == 1, "a work over several devices holds one group"
         self._collect_idle()
         for worker in self._idle:  # their devices are needed by the ranks
-            ray.kill(worker)
+            ray.kill(worker.actor)
         self._idle = []
         (group,) = groups.values()
-        result = group.run_ranks.remote(work, self._device)
-        return RayRunning(work, f"{work.devices} {self._device} ranks", result, group.request_stop.remote, groups)
+        running = RayRunning(work, f"{work.devices} {self._device} ranks", groups)
+        running.runs_on(group.run_ranks.remote(work, self._device), group.request_stop.remote)
+        return running
+
+    def _warm_up(self) -> None:
+        """Lets every worker start while the first one works, so that training finds them with torch loaded."""
+        if not self._is_warm:
+            self._idle += [self._create_worker() for _ in range(self.capacity())]
+            self._is_warm = True
 
     def _collect_idle(self) -> None:
         """Takes back the workers whose work has ended; one whose process is gone is replaced when next needed."""
-        busy, self._busy = self._busy, []
-        for worker, running in busy:
-            if not ray.wait([running.result], timeout=0)[0]:
-                self._busy.append((worker, running))
-            elif not running.crashed:
-                self._idle.append(worker)
+        ended = [(worker, running) for worker, running in self._busy if running.has_ended]
+        self._busy = [(worker, running) for worker, running in self._busy if not running.has_ended]
+        self._idle += [worker for worker, running in ended if not running.crashed]
 
-    def _create_worker(self) -> Actor:
+    def _move_to_free_workers(self) -> None:
+        """Moves works from workers that have not started to workers that are free.
+
+        Two jobs that each hold one device and wait for a second would otherwise wait for each other for ever.
+        """
+        self._collect_idle()
+        for worker, running in list(self._busy):
+            free = next((idle for idle in self._idle if idle.has_started()), None)
+            if free is not None and not worker.has_started():
+                self._idle.remove(free)
+                self._busy.remove((worker, running))
+                ray.kill(worker.actor)
+                self._assign(running, free)
+
+    def _create_worker(self) -> _Worker:
         threads = str(self.num_threads)
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         resources = {"num_gpus": self._gpus_per_worker} if self._device == "cuda" else {}
-        return (
+        actor: Actor = (
             ray.remote(DeviceWorker)
             .options(
                 num_cpus=self.num_threads,
@@ -197,6 +247,7 @@ class RayLauncher(Launcher):
             )
             .remote(self._device)
         )
+        return _Worker(actor)
 
     def _resolve(self, device: str) -> str:
         if device == "auto":

@@ -92,6 +92,31 @@ def test_a_killed_device_worker_is_a_failed_work_and_the_next_gets_a_new_worker(
     assert outcome.kind == "done", outcome.traceback
 
 
+def test_a_work_whose_worker_finds_no_device_moves_to_one_that_is_free(local_ray, make_pass):
+    """Two workers are asked for where one fits: the second work is done by the first worker, after its own."""
+
+    @ray.remote(num_cpus=1)
+    class Squatter:
+        def sit(self) -> None: ...
+
+    squatter: Any = Squatter.remote()
+    ray.get(squatter.sit.remote())
+    launcher = RayLauncher(device="cpu")
+    works = [make_pass({f"g{n}": ("art",)}, job="job-full", into=f"full-{n}") for n in (1, 2)]
+    running = [launcher.start(work) for work in works]
+    deadline, outcomes = time.monotonic() + PATIENCE, []
+    while running:
+        assert time.monotonic() < deadline, "a work waits for a worker that cannot start"
+        launcher.wait(running, 0.2)
+        for each in list(running):
+            if (outcome := each.poll().outcome) is not None:
+                running.remove(each)
+                outcomes.append(outcome.kind)
+    assert outcomes == ["done", "done"]
+    launcher.close()
+    ray.kill(squatter)
+
+
 def test_a_second_live_attempt_is_refused_by_name(launcher, make_pass):
     work = make_pass({"g1": ("art",)}, job="job-twice")
     launcher.announce(work.job, 1, work.groups)
