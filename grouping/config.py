@@ -19,7 +19,7 @@ class GroupingConfig(BaseModel):
     cannot_link: list[tuple[str, str]] = []
     """Pairs of tasks that never share a group."""
     similarity: Literal["cross_fit", "cosine"] = "cross_fit"
-    """`cross_fit` compares different microbatches of two tasks; `cosine` is the paper's plain mean cosine (`paper_parity`)."""
+    """`cross_fit` compares different microbatches of two tasks; `cosine` is the paper's mean cosine (paper parity)."""
     arbitrate: Literal[False] = False
     """Testing the groups by short training runs is not available yet; only `false` is accepted."""
     approve: bool = False

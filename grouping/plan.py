@@ -1,0 +1,230 @@
+"""From signatures to a plan: who trains with whom, and why.
+
+The steps, in order: set aside tasks without a usable gradient; measure similarities; look for structure and a
+threshold; partition; compare with one group for all and with everybody alone; ask a second solver; explain. Tasks are
+sorted by name first, so the same measurements give the same plan in whatever order they arrive.
+"""
+
+# S snapshots, R microbatches, T tasks, P parameters of the generated prompts; U units (fused tasks)
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import adjusted_rand_score
+
+from grouping.config import GroupingConfig
+from grouping.decision import Decision, decide
+from grouping.links import check_links, fuse
+from grouping.reasons import (
+    PlanGroup,
+    TaskReason,
+    explain_groups,
+    explain_tasks,
+    leaf_order,
+    summarise,
+)
+from grouping.similarity import Similarity, cross_fit, mean_cosine, unusable_tasks
+
+
+class SecondOpinion(BaseModel):
+    """What another solver says about the same measurements."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    solver: str
+    """`exact`, `local search` or `spectral`."""
+    groups: list[list[str]]
+    """Its groups, in the plan's order; tasks without a usable gradient are left out."""
+    agreement: float
+    """Adjusted Rand index between the two partitions: 1 equal, about 0 unrelated."""
+    objective: float
+    """Its value of the plan's objective."""
+    gap: float | None
+    """Relative distance to the proven optimum (0 = proven best); null for a solver that proves nothing."""
+
+
+class Plan(BaseModel):
+    """The groups of a job, with the measurements behind them and the reasons. Matrices follow `task_names`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    origin: Literal["gradients", "alone", "all"]
+    """Measured from gradients, or given: every task alone, or all in one group."""
+    summary: str
+    """The outcome in plain words."""
+    task_names: list[str]
+    num_groups: int
+    groups: list[PlanGroup]
+    tasks: list[TaskReason]
+    """One a task, in the order of `task_names`."""
+    order: list[str]
+    """The tasks as the leaves of a dendrogram: similar ones side by side."""
+    similarity: list[list[float | None]] | None
+    """Reported similarity in [-1, 1]; null for tasks without a usable gradient."""
+    standard_error: list[list[float | None]] | None
+    cosine: list[list[float | None]] | None
+    """Plain mean cosine, for comparison."""
+    reliability: list[float | None] | None
+    """Agreement of each task with itself on other data; low means noisy."""
+    threshold: float | None
+    """Similarity above which a pair speaks for training together; learned from the job's own pairs."""
+    objective: dict[str, float]
+    """The same objective for `chosen`, `one_group` and `all_alone`; larger is better."""
+    second_opinion: SecondOpinion | None
+    excluded: dict[str, str]
+    """Tasks without a usable gradient, with the reason."""
+    settings: GroupingConfig
+
+
+def make_plan(gradients: np.ndarray, task_names: Sequence[str], config: GroupingConfig) -> Plan:
+    """The plan for these signatures.  [snapshots, microbatches, tasks, params]
+
+    Raises ValueError where shapes and names do not fit, or where the config demands what cannot be.
+    """
+    names = list(task_names)
+    gradients = np.asarray(gradients)
+    _check(gradients, names)
+    check_links(config, names)
+    bad = {names[task]: reason for task, reason in unusable_tasks(gradients).items()}
+    usable = sorted(name for name in names if name not in bad)
+    if not usable:
+        return _unmeasured(names, config, bad)
+    positions = [names.index(name) for name in usable]
+    measure = cross_fit if config.similarity == "cross_fit" else mean_cosine
+    measured = measure(gradients[:, :, positions])
+    # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
+    units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
+    decision = decide(measured, usable, units, config)
+    groups = _name_groups([[name for unit in members for name in unit] for members in decision.groups(units)], bad)
+    reasons = explain_tasks(names, groups, usable, measured, decision, bad)
+    return Plan(
+        origin="gradients",
+        summary=summarise(groups, usable, decision, bad, config),
+        task_names=names,
+        num_groups=len(groups),
+        groups=explain_groups(groups, usable, measured, bad),
+        tasks=reasons,
+        order=[*leaf_order(usable, measured.similarity_TT), *sorted(bad)],
+        similarity=_matrix(measured.similarity_TT, usable, names),
+        standard_error=_matrix(measured.standard_error_TT, usable, names),
+        cosine=_matrix(measured.cosine_TT, usable, names),
+        reliability=_row(measured, usable, names),
+        threshold=decision.threshold,
+        objective=decision.objective,
+        second_opinion=_second_opinion(decision, usable),
+        excluded={name: bad[name] for name in names if name in bad},
+        settings=config,
+    )
+
+
+def trivial_plan(task_names: Sequence[str], origin: Literal["alone", "all"]) -> Plan:
+    """The plan of a job that asked for no grouping: every task alone, or all in one group."""
+    names = list(task_names)
+    _check_names(names)
+    members = [sorted(names)] if origin == "all" else [[name] for name in sorted(names)]
+    groups = {f"g{number}": tasks for number, tasks in enumerate(members, start=1)}
+    group_of = {task: group for group, tasks in groups.items() for task in tasks}
+    words = "trains with all other tasks" if origin == "all" and len(names) > 1 else "trains alone"
+    reason = "The job asked for one group of all tasks." if origin == "all" else "The job asked for every task alone."
+    return Plan(
+        origin=origin,
+        summary=reason,
+        task_names=names,
+        num_groups=len(groups),
+        groups=[PlanGroup(id=group, tasks=tasks, cohesion=None, reason=reason) for group, tasks in groups.items()],
+        tasks=[
+            TaskReason(
+                task=name,
+                group=group_of[name],
+                nearest=[],
+                margin=None,
+                sentence=f"{name} {words}, as the job asked; nothing was measured.",
+            )
+            for name in names
+        ],
+        order=sorted(names),
+        similarity=None,
+        standard_error=None,
+        cosine=None,
+        reliability=None,
+        threshold=None,
+        objective={},
+        second_opinion=None,
+        excluded={},
+        settings=GroupingConfig(),
+    )
+
+
+def _check_names(names: list[str]) -> None:
+    if not names:
+        raise ValueError("A plan needs at least one task, and no task name was given.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Task names must differ, and {', '.join(map(repr, twice))} appears more than once.")
+
+
+def _check(gradients: np.ndarray, names: list[str]) -> None:
+    _check_names(names)
+    if gradients.ndim != 4 or min(gradients.shape) < 1:
+        raise ValueError(
+            f"Gradients have shape {gradients.shape}; "
+            "expected [snapshots, microbatches, tasks, params], none of them 0."
+        )
+    if not np.issubdtype(gradients.dtype, np.floating):
+        raise ValueError(f"Gradients are {gradients.dtype}; expected floating point numbers.")
+    if gradients.shape[2] != len(names):
+        raise ValueError(
+            f"Gradients hold {gradients.shape[2]} tasks (shape {gradients.shape}), but {len(names)} names were given. "
+            "Their third axis must follow the names."
+        )
+
+
+def _name_groups(members: list[list[str]], bad: dict[str, str]) -> dict[str, list[str]]:
+    """Group ids g1, g2, ... ordered by each group's first task name; leftover unusable tasks each get a group."""
+    seated = {name for tasks in members for name in tasks}
+    complete = [sorted(tasks) for tasks in members] + [[name] for name in bad if name not in seated]
+    return {f"g{number}": tasks for number, tasks in enumerate(sorted(complete), start=1)}
+
+
+def _unmeasured(names: list[str], config: GroupingConfig, bad: dict[str, str]) -> Plan:
+    """No task has a usable gradient: an honest plan without numbers."""
+    groups = _name_groups([], bad)
+    plan = trivial_plan(names, "alone")
+    summary = "No task has a usable gradient, so nothing could be measured and every task trains alone."
+    sentences = [
+        reason.model_copy(update={"sentence": f"{reason.task} trains alone: {bad[reason.task]}."})
+        for reason in plan.tasks
+    ]
+    named = [
+        PlanGroup(id=group, tasks=tasks, cohesion=None, reason=f"Set aside: {bad[tasks[0]]}.")
+        for group, tasks in groups.items()
+    ]
+    changes = {"origin": "gradients", "summary": summary, "tasks": sentences, "groups": named}
+    return plan.model_copy(update={**changes, "excluded": bad, "settings": config})
+
+
+def _second_opinion(decision: Decision, usable: list[str]) -> SecondOpinion | None:
+    second = decision.second
+    if second is None:
+        return None
+    groups = [[usable[t] for t in np.flatnonzero(second.labels == label)] for label in np.unique(second.labels)]
+    agreement = float(adjusted_rand_score(decision.labels_T, second.labels))
+    return SecondOpinion(
+        solver=second.solver, groups=sorted(groups), agreement=agreement, objective=second.objective, gap=second.gap
+    )
+
+
+def _matrix(values: np.ndarray | None, usable: list[str], names: list[str]) -> list[list[float | None]] | None:
+    if values is None:
+        return None
+    at = {name: index for index, name in enumerate(usable)}
+    return [[float(values[at[a], at[b]]) if a in at and b in at else None for b in names] for a in names]
+
+
+def _row(measured: Similarity, usable: list[str], names: list[str]) -> list[float | None] | None:
+    if measured.reliability_T is None:
+        return None
+    at = {name: index for index, name in enumerate(usable)}
+    return [float(measured.reliability_T[at[name]]) if name in at else None for name in names]

@@ -1,0 +1,243 @@
+"""Why a task is where it is, in sentences a user understands.
+
+Every sentence names tasks and gives the numbers it rests on; a number measured with little certainty carries its
+standard error. Nothing here decides anything.
+"""
+
+# T usable tasks
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.spatial.distance import squareform
+
+from grouping.config import GroupingConfig
+from grouping.decision import Decision
+from grouping.similarity import Similarity
+
+NUM_NEAREST = 5
+LOW_RELIABILITY = 0.1
+"""Below this a task hardly agrees with itself on other data, and the user is told."""
+
+
+class Neighbour(BaseModel):
+    """Another task, and how similar it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    task: str
+    similarity: float
+    standard_error: float | None
+
+
+class TaskReason(BaseModel):
+    """Where one task is, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    task: str
+    group: str
+    nearest: list[Neighbour]
+    """The most similar tasks of the job, nearest first."""
+    margin: float | None
+    """Mean similarity to its own group minus that to the best other group; null alone or without another group."""
+    sentence: str
+
+
+class PlanGroup(BaseModel):
+    """Tasks that train together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    id: str
+    tasks: list[str]
+    cohesion: float | None
+    """Mean similarity of the pairs inside; null with fewer than two measured tasks."""
+    reason: str
+
+
+def explain_tasks(
+    names: Sequence[str],
+    groups: Mapping[str, list[str]],
+    usable: Sequence[str],
+    measured: Similarity,
+    decision: Decision,
+    bad: Mapping[str, str],
+) -> list[TaskReason]:
+    """One reason a task, in the order of `names`."""
+    at = {name: index for index, name in enumerate(usable)}
+    group_of = {task: group for group, tasks in groups.items() for task in tasks}
+    reasons = []
+    for name in names:
+        group = group_of[name]
+        if name in bad:
+            partners = [task for task in groups[group] if task != name]
+            linked = (
+                f"is in {group} only because must_link ties it to {_names(partners)}" if partners else "trains alone"
+            )
+            sentence = f"{name} {linked}: {bad[name]}, so its similarity to other tasks is unknown."
+            reasons.append(TaskReason(task=name, group=group, nearest=[], margin=None, sentence=sentence))
+            continue
+        nearest = _nearest(at[name], usable, measured)
+        margin, other = _margin(name, group, groups, at, measured.similarity_TT)
+        sentence = _task_sentence(name, group, groups[group], at, measured, decision, nearest, margin, other)
+        reasons.append(TaskReason(task=name, group=group, nearest=nearest, margin=margin, sentence=sentence))
+    return reasons
+
+
+def explain_groups(
+    groups: Mapping[str, list[str]], usable: Sequence[str], measured: Similarity, bad: Mapping[str, str]
+) -> list[PlanGroup]:
+    """One sentence a group."""
+    at = {name: index for index, name in enumerate(usable)}
+    explained = []
+    for group, tasks in groups.items():
+        inside = [at[task] for task in tasks if task in at]
+        outside = [index for index in at.values() if index not in inside]
+        cohesion = None
+        if len(inside) > 1:
+            within = measured.similarity_TT[np.ix_(inside, inside)]
+            cohesion = float((within.sum() - len(inside)) / (len(inside) * (len(inside) - 1)))
+        if not inside:
+            reason = f"{_names(tasks)} is set aside: {bad[tasks[0]]}."
+        elif cohesion is None:
+            reason = f"{_names(tasks)} trains alone{_nearest_outside(inside, outside, usable, measured)}."
+        else:
+            reason = (
+                f"{_names(tasks)} agree with each other at {cohesion:.2f} on average"
+                f"{_nearest_outside(inside, outside, usable, measured)}."
+            )
+        explained.append(PlanGroup(id=group, tasks=list(tasks), cohesion=cohesion, reason=reason))
+    return explained
+
+
+def summarise(
+    groups: Mapping[str, list[str]],
+    usable: Sequence[str],
+    decision: Decision,
+    bad: Mapping[str, str],
+    config: GroupingConfig,
+) -> str:
+    """The whole plan in a few plain sentences."""
+    sentences = [f"{_count(len(usable) + len(bad), 'task')} in {_count(len(groups), 'group')}."]
+    if config.num_groups != "auto":
+        sentences.append(f"The number of groups was fixed at {config.num_groups}.")
+        found = len(np.unique(decision.labels_T))
+        if found < config.num_groups:
+            sentences.append(f"Only {_count(found, 'group')} could be formed of the tasks with a usable gradient.")
+    elif decision.structure is not None and not decision.structure.found and len(usable) > 1:
+        sentences.append(
+            "The similarities show no groups that stand out from the noise, so the tasks were not split by them."
+        )
+    if len(usable) > 1:
+        worth = decision.objective
+        sentences.append(
+            f"Objective {worth['chosen']:.2f}, against {worth['one_group']:.2f} for one group of all tasks and "
+            f"{worth['all_alone']:.2f} for every task alone (solver: {decision.solver})."
+        )
+    if bad:
+        sentences.append(f"Not compared with the others, for want of a usable gradient: {_names(sorted(bad))}.")
+    return " ".join(sentences)
+
+
+def leaf_order(usable: Sequence[str], similarity_TT: np.ndarray) -> list[str]:
+    """The tasks as leaves of an average-linkage dendrogram, turned so that neighbours are similar."""
+    if len(usable) < 3:
+        return list(usable)
+    distance = np.clip(1.0 - similarity_TT, 0.0, None)
+    np.fill_diagonal(distance, 0.0)
+    condensed = squareform(distance, checks=False)
+    leaves = leaves_list(optimal_leaf_ordering(linkage(condensed, "average"), condensed))
+    return [usable[int(leaf)] for leaf in leaves]
+
+
+def _nearest(task: int, usable: Sequence[str], measured: Similarity) -> list[Neighbour]:
+    order = [other for other in np.argsort(-measured.similarity_TT[task], kind="stable") if other != task]
+    return [_neighbour(task, int(other), usable, measured) for other in order[:NUM_NEAREST]]
+
+
+def _neighbour(task: int, other: int, usable: Sequence[str], measured: Similarity) -> Neighbour:
+    error = None if measured.standard_error_TT is None else float(measured.standard_error_TT[task, other])
+    return Neighbour(task=usable[other], similarity=float(measured.similarity_TT[task, other]), standard_error=error)
+
+
+def _margin(
+    name: str, group: str, groups: Mapping[str, list[str]], at: Mapping[str, int], similarity_TT: np.ndarray
+) -> tuple[float | None, str | None]:
+    """How much better a task fits its own group than the best other one, and that one's id."""
+    means = {
+        other: float(np.mean([similarity_TT[at[name], at[task]] for task in tasks if task in at and task != name]))
+        for other, tasks in groups.items()
+        if any(task in at and task != name for task in tasks)
+    }
+    own = means.pop(group, None)
+    if own is None or not means:
+        return None, None
+    best = max(means, key=lambda other: means[other])
+    return own - means[best], best
+
+
+def _task_sentence(
+    name: str,
+    group: str,
+    tasks: Sequence[str],
+    at: Mapping[str, int],
+    measured: Similarity,
+    decision: Decision,
+    nearest: Sequence[Neighbour],
+    margin: float | None,
+    other: str | None,
+) -> str:
+    partners = [task for task in tasks if task != name and task in at]
+    outside = [task for task in at if task not in tasks]
+    row = measured.similarity_TT[at[name]]
+    if not nearest:
+        sentence = f"{name} trains alone: no other task could be compared with it."
+    elif not partners:
+        sentence = f"{name} trains alone: the nearest task is {_said(nearest[0])}"
+        sentence += f"; pairs above {decision.threshold:.2f} speak for training together in this job."
+    else:
+        mean = float(np.mean([row[at[task]] for task in partners]))
+        sentence = f"{name} trains with {_names(partners)}: similarity {mean:.2f}"
+        sentence += " on average" if len(partners) > 1 else ""
+        if outside:
+            closest = max(outside, key=lambda task: row[at[task]])
+            said = _said(_neighbour(at[name], at[closest], list(at), measured))
+            sentence += f", while the nearest task outside is {said}"
+        sentence += "."
+        if margin is not None and margin >= 0:
+            sentence += f" It fits {group} better than any other group by {margin:.2f}."
+        elif margin is not None:
+            sentence += f" By similarity alone it would fit {other} better by {-margin:.2f}."
+    if measured.reliability_T is not None and measured.reliability_T[at[name]] < LOW_RELIABILITY:
+        sentence += (
+            f" Its gradient is noisy (reliability {measured.reliability_T[at[name]]:.2f}): "
+            "more snapshots or microbatches would make this firmer."
+        )
+    return sentence
+
+
+def _nearest_outside(inside: Sequence[int], outside: Sequence[int], usable: Sequence[str], measured: Similarity) -> str:
+    if not outside:
+        return ""
+    block = measured.similarity_TT[np.ix_(list(inside), list(outside))]
+    a, b = np.unravel_index(int(np.argmax(block)), block.shape)
+    neighbour = _neighbour(inside[int(a)], outside[int(b)], usable, measured)
+    toward = "" if len(inside) == 1 else f" (to {usable[inside[int(a)]]})"
+    return f"; the nearest task outside is {_said(neighbour)}{toward}"
+
+
+def _said(neighbour: Neighbour) -> str:
+    error = "" if neighbour.standard_error is None else f" ± {neighbour.standard_error:.2f}"
+    return f"{neighbour.task} at {neighbour.similarity:.2f}{error}"
+
+
+def _names(names: Collection[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
