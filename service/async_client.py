@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -49,12 +49,12 @@ class AsyncCohort:
         await self._http.aclose()
 
     async def submit(
-        self, job: JobSpec | Path | str | bytes | Mapping[str, Any], *, idempotency_key: str | None = None
+        self, job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None
     ) -> wire.Job:
         """Submits a job: a spec, a path, a dict, or YAML or JSON text.  ApiError 422 names every fault."""
         return await self._send(calls.submit(job, idempotency_key=idempotency_key))
 
-    async def validate(self, job: JobSpec | Path | str | bytes | Mapping[str, Any]) -> wire.Validation:
+    async def validate(self, job: JobSpec | Path | str | bytes | dict[str, Any]) -> wire.Validation:
         """Whether the job would be accepted, and what a quick look at its data finds."""
         return await self._send(calls.validate(job))
 

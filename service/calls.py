@@ -95,15 +95,15 @@ def unreachable(url: object, error: Exception) -> Unreachable:
     )
 
 
-def job_text(job: JobSpec | Path | str | bytes | Mapping[str, Any]) -> tuple[bytes, str]:
+def job_text(job: JobSpec | Path | str | bytes | dict[str, Any]) -> tuple[bytes, str]:
     """A job description's text and content type, from a spec, a path, a dict, or the text itself.
 
     A string of one line that names a file is a path.
     """
     if isinstance(job, JobSpec):
         return job.model_dump_json().encode(), "application/json"
-    if isinstance(job, Mapping):
-        return JobSpec.model_validate(job).model_dump_json().encode(), "application/json"
+    if isinstance(job, dict):
+        return json.dumps(job).encode(), "application/json"
     if isinstance(job, str) and "\n" not in job and not job.lstrip().startswith("{"):
         job = Path(job)
     if isinstance(job, Path):
@@ -113,16 +113,14 @@ def job_text(job: JobSpec | Path | str | bytes | Mapping[str, Any]) -> tuple[byt
     return job if isinstance(job, bytes) else job.encode(), "application/yaml"
 
 
-def submit(
-    job: JobSpec | Path | str | bytes | Mapping[str, Any], *, idempotency_key: str | None = None
-) -> Call[wire.Job]:
+def submit(job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None) -> Call[wire.Job]:
     """Without a key one is made up, so that a try again after a broken connection makes no second job."""
     text, kind = job_text(job)
     headers = {"Content-Type": kind, "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
     return Call("POST", "/v1/jobs", _model(wire.Job), headers=headers, content=text)
 
 
-def validate(job: JobSpec | Path | str | bytes | Mapping[str, Any]) -> Call[wire.Validation]:
+def validate(job: JobSpec | Path | str | bytes | dict[str, Any]) -> Call[wire.Validation]:
     text, kind = job_text(job)
     return Call("POST", "/v1/jobs/validate", _model(wire.Validation), headers={"Content-Type": kind}, content=text)
 

@@ -6,7 +6,7 @@ nor ray.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -56,12 +56,12 @@ class Cohort:
         self._http.close()
 
     def submit(
-        self, job: JobSpec | Path | str | bytes | Mapping[str, Any], *, idempotency_key: str | None = None
+        self, job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None
     ) -> wire.Job:
         """Submits a job: a spec, a path, a dict, or YAML or JSON text.  ApiError 422 names every fault."""
         return self._send(calls.submit(job, idempotency_key=idempotency_key))
 
-    def validate(self, job: JobSpec | Path | str | bytes | Mapping[str, Any]) -> wire.Validation:
+    def validate(self, job: JobSpec | Path | str | bytes | dict[str, Any]) -> wire.Validation:
         """Whether the job would be accepted, and what a quick look at its data finds."""
         return self._send(calls.validate(job))
 

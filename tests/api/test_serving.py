@@ -1,0 +1,92 @@
+"""Over a real server on loopback: streams that break and come back."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx2
+import uvicorn
+
+from api.app import create_app
+from service.control_plane import ControlPlane
+from service.spec import parse_spec
+from service.states import Desired, JobState
+
+SPEC = "name: x\nbackbone: {model: demo}\ntasks:\n  - {name: a, source: {kind: demo, task: digits-ink}}\n"
+
+
+@contextmanager
+def served(control_plane: ControlPlane) -> Iterator[str]:
+    app = create_app(control_plane)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        app.state.closing.set()
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def _read(url: str, key: str, after: int, until: Callable[[int], bool]) -> list[int]:
+    """Numbers of the events that a stream tells, until one is enough or the stream ends."""
+    headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Last-Event-ID": str(after)}
+    seen = []
+    with httpx2.stream("GET", url, headers=headers, timeout=10) as answer:
+        for event in httpx2.EventSource(answer):
+            if event.event == "end":
+                break
+            seen.append(int(event.id))
+            if until(seen[-1]):
+                break
+    return seen
+
+
+def test_a_stream_that_breaks_anywhere_resumes_without_gap_or_repeat(control_plane: ControlPlane, key: str) -> None:
+    store = control_plane.store
+    job = store.create_job(parse_spec(SPEC))[0].id
+    total = 60
+
+    def happen() -> None:
+        for number in range(2, total):
+            store.add_event(job, "note", f"event {number}")
+        store.move(job, JobState.CANCELLED, attempt=None)
+
+    with served(control_plane) as url:
+        writer = threading.Thread(target=happen)
+        writer.start()
+        seen: list[int] = []
+        while not seen or seen[-1] < total:
+            after = seen[-1] if seen else 0
+            seen += _read(f"{url}/v1/jobs/{job}/events", key, after, lambda seq: seq % 7 == 0)
+        writer.join()
+    assert seen == list(range(1, total + 1))
+
+
+def test_a_waiting_stream_hears_of_what_happens_later(control_plane: ControlPlane, key: str) -> None:
+    store = control_plane.store
+    job = store.create_job(parse_spec(SPEC))[0].id
+    with served(control_plane) as url:
+        headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
+        with httpx2.stream("GET", f"{url}/v1/jobs/{job}/events", headers=headers, timeout=10) as answer:
+            events = iter(httpx2.EventSource(answer))
+            assert next(events).event == "state"
+            store.set_desired(job, Desired.PAUSE)
+            assert next(events).event == "wish"
+
+
+def test_an_open_stream_ends_when_the_server_stops(control_plane: ControlPlane, key: str) -> None:
+    job = control_plane.store.create_job(parse_spec(SPEC))[0].id
+    headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
+    with httpx2.Client(timeout=10) as client, ExitStack() as stack:
+        serving = stack.enter_context(ExitStack())
+        url = serving.enter_context(served(control_plane))
+        answer = stack.enter_context(client.stream("GET", f"{url}/v1/jobs/{job}/events", headers=headers))
+        events = iter(httpx2.EventSource(answer))
+        assert next(events).event == "state"
+        serving.close()  # returns only once the server has stopped, which waits for its connections
+        assert list(events) == []
