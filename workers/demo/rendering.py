@@ -131,7 +131,7 @@ def texture_mask(rng: np.random.Generator, name: str, look: Look) -> np.ndarray:
 
 
 def paint(rng: np.random.Generator, mask: np.ndarray, ink: str, paper: str, look: Look) -> np.ndarray:
-    """Ink over paper; `paper` is ignored where the background is noise or patches.  -> uint8 [SIZE, SIZE, 3]"""
+    """Ink over paper; `paper` is ignored where the background is noise.  -> uint8 [SIZE, SIZE, 3]"""
     ground = _ground(rng, _colour(rng, paper), look.background)
     cover = mask[:, :, None]
     picture = ground * (1 - cover) + _colour(rng, ink) * cover
@@ -214,5 +214,5 @@ def _ground(rng: np.random.Generator, colour: np.ndarray, background: Background
         case "noise":
             return rng.uniform(40, 215, (SIZE, SIZE, 3)).astype(np.float32)
         case "patches":
-            cells = Image.fromarray(rng.integers(30, 226, (7, 7, 3), dtype=np.uint8))
-            return np.asarray(cells.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32)
+            cells = Image.fromarray(rng.integers(0, 151, (6, 6, 3), dtype=np.uint8))
+            return flat + np.asarray(cells.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32) - 75

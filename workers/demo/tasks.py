@@ -53,7 +53,7 @@ class DemoTask:
 
 
 _digit_look = Look(size=(0.75, 0.95), blur=(0, 0), speckle=10.0)
-_wobbly = Look(size=(0.5, 0.85), rotation=40, shear=0.4, wobble=0.17, offset=0.2, blur=(0.4, 1.2), speckle=14.0)
+_wobbly = Look(size=(0.5, 0.85), rotation=40, shear=0.4, wobble=0.13, offset=0.18, blur=(0.3, 1.0), speckle=14.0)
 _warped = Look(rotation=180, shear=0.35, wobble=0.13, blur=(0.4, 1.0), speckle=14.0, periods=(3.0, 6.0))
 
 
