@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 PINS := pyproject.toml constraints.txt
-CODE := api bench examples grouping service tests workers
+CODE := $(wildcard api bench examples grouping service tests workers)
 
 .PHONY: help setup demo up test test-fast browser check format bench clean
 
