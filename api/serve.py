@@ -70,7 +70,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def stop_with_stdin(self) -> None:
-        while sys.stdin.buffer.read(1024):
+        while os.read(sys.stdin.fileno(), 1024):  # unbuffered: a buffer's lock, held here, would abort the exit
             pass
         self._closing.set()
         self.should_exit = True

@@ -93,7 +93,7 @@ def test_a_damaged_file_is_refused_and_no_manifest_is_left(
     client.pull(job, tmp_path / "bundle")
     (tmp_path / "bundle/groups/g1/learned.txt").unlink()
     files.write_text("bundle/groups/g1/learned.txt", "other numbers")
-    with pytest.raises(BundleBroken, match="learned.txt: its sha256 is"):
+    with pytest.raises(BundleBroken, match=r"learned\.txt: its sha256 is"):
         client.pull(job, tmp_path / "bundle")
     assert not (tmp_path / "bundle/manifest.json").exists()
     assert not (tmp_path / "bundle/groups/g1/learned.txt").exists()
@@ -111,7 +111,7 @@ def test_a_manifest_cannot_write_outside_the_folder(
 
 
 def test_an_unfinished_job_has_no_bundle(client: Cohort, live_service: LiveService, tmp_path: Path) -> None:
-    with pytest.raises(ApiError, match="manifest.json"):
+    with pytest.raises(ApiError, match=r"manifest\.json"):
         client.pull(live_service.submitted(), tmp_path)
 
 
