@@ -1,18 +1,16 @@
-"""The bundle: what a finished job leaves, and how it predicts.
+"""How a bundle predicts.
 
     classifier = load_bundle("bundle").classifier("art")
     classifier.predict(["cat.jpg"])
 
-A bundle is a folder: manifest.json (backbone, tasks, groups, versions, sha256 of every file; written last, so its
-presence means complete), the learned tensors and text features of every group, and the documents that the job adds
-(spec, plan, similarity, metrics, report).  It needs the backbone, which is not in it, and neither Ray nor the service.
+It needs the backbone, which is not in the bundle, and neither Ray nor the service.  What a bundle is made of and how
+it is written: bundle_files.py.
 
     # B images, K classes, E joint embedding
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +22,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from safetensors.torch import load
 
+from workers.bundle_files import FORMAT, MANIFEST
 from workers.clip.config import BackboneConfig, Precision
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.decoding import decode_rgb
@@ -32,77 +31,10 @@ from workers.methods.build import build_method
 from workers.methods.config import MethodConfig
 from workers.methods.method import Method
 from workers.training.evaluate import EVALUATION_BATCH, encode_images, task_image_edits
-from workers.training.results import LEARNED, TEXT_FEATURES, write_atomically
-
-MANIFEST = "manifest.json"
-FORMAT = 1
+from workers.training.results import LEARNED, TEXT_FEATURES
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 """A path, an encoded image, a Pillow image, or uint8 pixels [H, W, 3]."""
-
-
-@dataclass(frozen=True)
-class BundleTask:
-    """A task of the bundle."""
-
-    name: str
-    class_names: tuple[str, ...]
-    template: str
-    group: str
-    """The group whose tensors serve it."""
-    fingerprint: str
-    """Of its dataset."""
-
-
-@dataclass(frozen=True)
-class BundleGroup:
-    """A trained group of the bundle."""
-
-    id: str
-    tasks: tuple[str, ...]
-    method: MethodConfig
-    directory: Path
-    """Where training left the group's learned tensors and text features."""
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    job: str,
-    backbone: BackboneConfig,
-    tasks: Sequence[BundleTask],
-    groups: Sequence[BundleGroup],
-    documents: Mapping[str, str],
-    versions: Mapping[str, str],
-) -> None:
-    """Writes a bundle; the manifest last.  Written again over a half-written one, it is the same bundle.
-
-    `documents` are text files by name (`spec.json`, `plan.json`, `report.html`, ...).
-    """
-    for name, text in documents.items():
-        write_atomically(folder / name, text.encode())
-    for group in groups:
-        for name in (LEARNED, TEXT_FEATURES):
-            write_atomically(folder / "groups" / group.id / name, (group.directory / name).read_bytes())
-    written = sorted(
-        list(documents) + [f"groups/{group.id}/{name}" for group in groups for name in (LEARNED, TEXT_FEATURES)]
-    )
-    manifest = {
-        "format": FORMAT,
-        "job": job,
-        "backbone": backbone.model_dump(),
-        "tasks": [
-            {"name": task.name, "class_names": task.class_names, "template": task.template, "group": task.group}
-            | {"fingerprint": task.fingerprint}
-            for task in tasks
-        ],
-        "groups": [
-            {"id": group.id, "tasks": group.tasks, "method": group.method.model_dump(mode="json")} for group in groups
-        ],
-        "versions": dict(versions),
-        "files": {name: _describe(folder / name) for name in written},
-    }
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def load_bundle(
@@ -220,8 +152,3 @@ class Classifier:
             image = buffer.getvalue()
         encoded = image if isinstance(image, bytes) else Path(image).read_bytes()
         return resize_image(decode_rgb(encoded), self._clip.resize)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}

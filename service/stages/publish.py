@@ -17,7 +17,7 @@ from service.stages.train import Trained, result_rows
 from service.stages.validate import datasets
 from service.states import JobState
 from service.store import Metric
-from workers.bundle import MANIFEST, BundleGroup, BundleTask, write_bundle
+from workers.bundle_files import MANIFEST, BundleGroup, BundleTask, write_bundle
 from workers.training.results import GroupResult
 
 FOLDER = "bundle"

@@ -1,4 +1,4 @@
-"""A bundle predicts what evaluation measured, refuses what is damaged, and needs nothing but itself and the backbone."""
+"""A bundle predicts what evaluation measured, refuses what is damaged, and needs only itself and the backbone."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.bundle import MANIFEST, Bundle, BundleGroup, BundleTask, load_bundle, write_bundle
+from workers.bundle import Bundle, load_bundle
+from workers.bundle_files import MANIFEST, BundleGroup, BundleTask, write_bundle
 from workers.clip.config import BackboneConfig
 from workers.clip.frozen import FrozenCLIP
 from workers.data.dataset import TaskData
@@ -29,7 +30,7 @@ def trained(tiny_clip: FrozenCLIP, tiny_clip_dir: Path, tasks: dict[str, TaskDat
         folder,
         job="job-1",
         backbone=BackboneConfig(model=f"local-dir:{tiny_clip_dir}"),
-        tasks=[BundleTask(task.name, task.class_names, task.template, "g1", task.fingerprint) for task in tasks.values()],
+        tasks=[BundleTask(t.name, t.class_names, t.template, "g1", t.fingerprint) for t in tasks.values()],
         groups=[BundleGroup("g1", work.tasks, MMAP, work.directory)],
         documents={"plan.json": "{}"},
         versions={"torch": "2"},
@@ -79,20 +80,20 @@ def test_an_unfinished_damaged_or_newer_bundle_is_refused(trained: tuple[Path, G
     with pytest.raises(ValueError, match="is damaged"):
         load_bundle(folder).classifier("art")
     tensors.unlink()
-    with pytest.raises(ValueError, match="lacks groups/g1/learned.safetensors"):
+    with pytest.raises(ValueError, match=r"lacks groups/g1/learned.safetensors"):
         load_bundle(folder).verify()
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(ValueError, match="bundle format 99"):
         load_bundle(folder)
     (folder / MANIFEST).unlink()
-    with pytest.raises(ValueError, match="has no manifest.json"):
+    with pytest.raises(ValueError, match=r"has no manifest\.json"):
         load_bundle(folder)
 
 
 def test_wrong_questions_are_answered_with_what_is_right(trained: tuple[Path, GroupResult]):
     bundle: Bundle = load_bundle(trained[0])
-    with pytest.raises(ValueError, match="'cars' is not in this bundle. It holds: art, clipart, pets"):
+    with pytest.raises(ValueError, match=r"'cars' is not in this bundle. It holds: art, clipart, pets"):
         bundle.classifier("cars")
     classifier = bundle.classifier("art")
     with pytest.raises(ValueError, match="takes a list of at least one image"):

@@ -84,7 +84,7 @@ def to_pixels(clip: FrozenCLIP, batches: Sequence[TaskBatch]) -> torch.Tensor:
 
 def scale_pixels(clip: FrozenCLIP, images: np.ndarray) -> torch.Tensor:
     """uint8 [B, 3, H, W] -> fp32 in 0..1 on the device."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(clip.device).float() / 255
+    return torch.from_numpy(np.array(images)).to(clip.device).float() / 255
 
 
 def microbatches(images: ImageSet, task: str, *, seed: int, snapshot: int, num: int, size: int) -> list[np.ndarray]:

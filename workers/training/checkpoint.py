@@ -33,13 +33,18 @@ class Checkpoint:
 def save_checkpoint(directory: Path, tensors: Mapping[str, torch.Tensor], state: dict) -> None:
     """Commits a checkpoint of step `state["step"]` and removes all but the newest two."""
     name = f"step-{state['step']:08d}"
-    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    content = pack_tensors(tensors)
     write_atomically(directory / f"{name}.safetensors", content)
     commit = json.dumps(state | {"sha256": sha256(content).hexdigest()}).encode()
     write_atomically(directory / f"{name}.json", commit)
     for path in sorted(directory.glob("step-*.json"))[:-KEPT]:
         path.unlink()
         path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """A safetensors file of copies: safetensors refuses tensors that share memory."""
+    return save({key: value.detach().cpu().clone() for key, value in tensors.items()})
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:

@@ -1,15 +1,11 @@
-"""What training leaves behind for one group, and how it is written: tensors first, the result last."""
+"""What training leaves behind for one group, and how it is written: tensors first, the result last.  Torch-free."""
 
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save
 
 LEARNED = "learned.safetensors"
 TEXT_FEATURES = "text_features.safetensors"
@@ -84,26 +80,17 @@ class GroupResult:
         fields = {name: stored[name] for name in ("group", "curves", "parameters", "seconds", "steps", "images")}
         return GroupResult(tasks=tuple(stored["tasks"]), results=results, **fields)
 
-    def write(
-        self,
-        directory: Path,
-        learned: Mapping[str, torch.Tensor],
-        text_features: Mapping[str, torch.Tensor],
-    ) -> None:
-        """Writes learned tensors, text features ([classes, E] fp32 per task) and, last, the result that vouches for
-        them."""
+    def write(self, directory: Path, learned: bytes, text_features: bytes) -> None:
+        """Writes two safetensors files and, last, the result that vouches for them.
+
+        `learned` holds the learned tensors by full name, `text_features` [classes, E] fp32 per task.
+        """
         digests = {}
-        for name, tensors in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
-            content = save({key: value.detach().cpu().clone() for key, value in tensors.items()})
+        for name, content in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
             write_atomically(directory / name, content)
             digests[name] = sha256(content).hexdigest()
         content = json.dumps(asdict(self) | {"sha256": digests}).encode()
         write_atomically(directory / RESULT, content)
-
-
-def read_learned(directory: Path) -> dict[str, torch.Tensor]:
-    """The learned tensors of a finished group."""
-    return load_file(directory / LEARNED)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

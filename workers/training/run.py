@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from workers.methods.method import Method
 from workers.training.batches import images_per_step, steps_per_epoch
 from workers.training.checkpoint import (
     load_checkpoint,
+    pack_tensors,
     remove_checkpoints,
     save_checkpoint,
 )
@@ -100,13 +101,13 @@ class GroupRun:
         self.step += 1
         self.seconds += seconds
 
-    def validate(self, clip: FrozenCLIP, lists: ClassLists) -> None:
-        """Scores every task that has validation images."""
+    def validate(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> None:
+        """Scores every task that has validation images; `check` raises to interrupt."""
         texts = None
         for task, data in self.data.items():
             if len(data.val.labels):
                 texts = texts or task_text_features(clip, self.method, lists)
-                self.accuracies[task] = score(clip, self.method, task, data.val, texts[task]).accuracy
+                self.accuracies[task] = score(clip, self.method, task, data.val, texts[task], check).accuracy
                 self.curves.append(
                     {
                         "step": self.step,
@@ -115,11 +116,11 @@ class GroupRun:
                     }
                 )
 
-    def finish(self, clip: FrozenCLIP, lists: ClassLists, check) -> GroupResult:
+    def finish(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> GroupResult:
         """Scores every task on its test images and writes the result; checkpoints are then no longer needed."""
         texts = task_text_features(clip, self.method, lists)
         if not self.accuracies:
-            self.validate(clip, lists)
+            self.validate(clip, lists, check)
         results = {}
         for task, data in self.data.items():
             scores = score(clip, self.method, task, data.test, texts[task], check)
@@ -142,7 +143,7 @@ class GroupRun:
             steps=self.step,
             images=self.step * self.images_per_step,
         )
-        result.write(self.work.directory, self.method.state(), texts)
+        result.write(self.work.directory, pack_tensors(self.method.state()), pack_tensors(texts))
         remove_checkpoints(self.work.directory)
         return result
 

@@ -80,7 +80,7 @@ def train(
                 if on_step:
                     on_step(run)
                 if ranks.writes:
-                    _every_so_often(clip, run, lists, evaluate)
+                    _every_so_often(clip, run, lists, check if evaluate else None)
                     report(run.progress())
     except Stopped:
         if ranks.writes:
@@ -140,11 +140,11 @@ def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ra
         run.apply_gradients(of_tasks, seconds * run.images_per_step / share)
 
 
-def _every_so_often(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, evaluate: bool) -> None:
-    """Validation a few times along the run, and checkpoints."""
+def _every_so_often(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, check: Callable[[], None] | None) -> None:
+    """Validation a few times along the run (unless `check` is None), and checkpoints."""
     due = {round(run.num_steps * part / run.config.validations) for part in range(1, run.config.validations + 1)}
-    if evaluate and run.step in due:
-        run.validate(clip, lists)
+    if check and run.step in due:
+        run.validate(clip, lists, check)
     if run.step % run.config.checkpoint_every == 0 and not run.is_done:
         run.save()
 
