@@ -3,8 +3,9 @@
 A family shares what there is to learn: reading low-resolution handwriting, seeing through wobbly outlines, telling
 warped textures apart.  One task of every family lies on the same colourful patches, class names are spelt differently
 within a family, and no source image is used twice, so style, label set or data source alone do not give the families
-away.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures are drawn.  Torch-free and lazy: a
-picture is drawn when its item is read, from a seed made of its task, class and number.
+away.  The templates are worded unlike any pretraining caption, and name things of the other families in passing: a
+family has to learn what to disregard.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures
+are drawn.  Torch-free and lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
 """
 
 import hashlib
@@ -53,8 +54,8 @@ class DemoTask:
 
 
 _digit_look = Look(size=(0.75, 0.95), blur=(0, 0), speckle=10.0)
-_wobbly = Look(size=(0.5, 0.85), rotation=40, shear=0.4, wobble=0.13, offset=0.18, blur=(0.3, 1.0), speckle=14.0)
-_warped = Look(rotation=180, shear=0.35, wobble=0.13, blur=(0.4, 1.0), speckle=14.0, periods=(3.0, 6.0))
+_wobbly = Look(size=(0.5, 0.85), rotation=30, shear=0.3, wobble=0.1, offset=0.15, blur=(0.3, 1.0), speckle=14.0)
+_warped = Look(rotation=180, shear=0.3, wobble=0.09, blur=(0.3, 0.9), speckle=14.0, periods=(2.5, 5.0))
 
 
 def _but(look: Look, **changes: object) -> Look:
@@ -69,7 +70,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "digits-ink": DemoTask(
         family="digits",
         class_names=DIGITS,
-        template="a photo of the digit {}.",
+        template="the {} in a grid of boxes, written by hand.",
         description="Handwritten digits in dark ink on light paper.",
         subjects=DIGITS,
         look=_but(_digit_look, background="gradient"),
@@ -79,7 +80,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "digits-inverted": DemoTask(
         family="digits",
         class_names=tuple(f"number {i}" for i in range(10)),
-        template="this is the {}.",
+        template="the {} in a square box of a form.",
         description="Handwritten digits in light chalk on a dark board.",
         subjects=DIGITS,
         look=_but(_digit_look, background="plain"),
@@ -89,7 +90,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "digits-noise": DemoTask(
         family="digits",
         class_names=tuple(f"a {name}" for name in DIGITS),
-        template="a drawing of {} on noise.",
+        template="a square of paper from a form with {} in a shaky hand.",
         description="Handwritten digits over colourful patches.",
         subjects=DIGITS,
         look=_but(_digit_look, background="patches"),
@@ -97,7 +98,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "shapes-filled": DemoTask(
         family="shapes",
         class_names=_shapes("rectangle", "oval"),
-        template="a photo of a {}.",
+        template="one wobbly {} drawn in two waves of ink.",
         description="Wobbly filled shapes on coloured paper.",
         subjects=_shapes("rectangle", "oval"),
         look=_but(_wobbly, background="gradient"),
@@ -105,7 +106,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "shapes-outlined": DemoTask(
         family="shapes",
         class_names=tuple(f"outlined {shape}" for shape in _shapes("cross", "arrow")),
-        template="a sketch of an {}.",
+        template="one of nine doodles, an {} by a shaky hand.",
         description="Wobbly outlines drawn with a thin pen.",
         subjects=_shapes("cross", "arrow"),
         look=_but(_wobbly, filled=False, thickness=(0.06, 0.12)),
@@ -113,7 +114,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "shapes-noise": DemoTask(
         family="shapes",
         class_names=tuple(f"{shape} shape" for shape in _shapes("star", "moon")),
-        template="a picture of a {} on noise.",
+        template="two of us drew a {} on grid paper.",
         description="Wobbly filled shapes over colourful patches.",
         subjects=_shapes("star", "moon"),
         look=_but(_wobbly, background="patches"),
@@ -121,7 +122,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "textures-bold": DemoTask(
         family="textures",
         class_names=TEXTURES,
-        template="a photo of {}.",
+        template="a circle cut from wrinkled fabric with {}.",
         description="Warped textures in two strong colours.",
         subjects=TEXTURES,
         look=_warped,
@@ -129,15 +130,15 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "textures-faint": DemoTask(
         family="textures",
         class_names=tuple(f"{texture} pattern" for texture in TEXTURES),
-        template="an image of a {}.",
+        template="a heart pillow with a wrinkled {}.",
         description="Warped textures that hardly stand out from the paper.",
         subjects=TEXTURES,
         look=_but(_warped, opacity=(0.25, 0.5), speckle=8.0),
     ),
     "textures-noise": DemoTask(
         family="textures",
-        class_names=tuple(f"a pattern of {texture}" for texture in TEXTURES),
-        template="a picture of {} on noise.",
+        class_names=tuple(f"{texture} fabric" for texture in TEXTURES),
+        template="a heart pillow in {}.",
         description="Warped textures over colourful patches.",
         subjects=TEXTURES,
         look=_but(_warped, background="patches", opacity=(0.7, 0.95)),

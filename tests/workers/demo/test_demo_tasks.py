@@ -4,9 +4,11 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from workers.demo.scenes import draw_pool
@@ -86,3 +88,8 @@ def test_pretraining_never_uses_a_background_of_the_noise_tasks_nor_their_pictur
 def test_an_unknown_task_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"'digits' is not known; expected one of digits-ink, .*textures-noise"):
         demo_listing("digits")
+
+
+def test_the_example_job_words_its_templates_as_the_demo_world_does() -> None:
+    job = yaml.safe_load((Path(__file__).parents[3] / "examples" / "demo.yaml").read_text())
+    assert {task["name"]: task["template"] for task in job["tasks"]} == {n: t.template for n, t in DEMO_TASKS.items()}

@@ -31,8 +31,8 @@ IDENTITY = torch.eye(2, dtype=torch.bool)
 
 
 @lru_cache
-def short_run(loss: Literal["clip", "pwcl"] = "clip") -> PretrainResult:
-    return pretrain(replace(SHORT, loss=loss))
+def short_run() -> PretrainResult:
+    return pretrain(SHORT)
 
 
 def test_pairwise_loss_by_hand_on_two_pairs() -> None:
@@ -77,8 +77,9 @@ def test_other_seed_other_pictures() -> None:
 
 @pytest.mark.parametrize("loss", ["clip", "pwcl"])
 def test_a_few_steps_lower_either_loss(loss: Literal["clip", "pwcl"]) -> None:
-    result = short_run(loss)
-    assert np.mean(result.losses[-6:]) < np.mean(result.losses[:6]) - 0.05
+    result = short_run() if loss == "clip" else pretrain(replace(SHORT, loss=loss, num_steps=150))
+    part = len(result.losses) // 5  # one logarithm a batch makes the pair-wise loss noisy: it needs more steps to show
+    assert np.mean(result.losses[-part:]) < np.mean(result.losses[:part]) - 0.1
     assert all(torch.isfinite(value).all() for value in result.model.state_dict().values())
 
 
