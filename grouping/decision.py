@@ -2,13 +2,14 @@
 
 With `cross_fit`: signed spectral clustering proposes, and the exact program (or local search) gives a second opinion;
 with sizes or links it is the other way round, because only the program can keep them. With `cosine`: the paper's rule.
-For `num_groups: auto` the proposal must beat one group and all alone on the same objective.
+For `num_groups: auto` the proposal must beat one group and all alone on the same objective, and a proposal that joins
+tasks whose gradients plainly oppose each other gives way to the program's.
 """
 
 # T usable tasks, U units (tasks fused by must_link)
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from grouping.paper import mean_score, paper_partition
 from grouping.partition import Partition, in_order, pair_sum, respects
 from grouping.similarity import Similarity
 from grouping.spectral import spectral_labels, spectral_partition
-from grouping.structure import Structure, find_structure, pair_reliability
+from grouping.structure import Structure, find_structure, opposed_pairs, pair_reliability
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,19 @@ def _free(
     """No sizes, no links: spectral first, the program as second opinion."""
     if limits.num_groups is None and not structure.found:
         return _without_structure(measured, weights), None
-    second = best_partition(weights, limits, seed=seed)
     if limits.num_groups is not None:
+        second = best_partition(weights, limits, seed=seed)
         labels = spectral_labels(measured.numerator_TT, limits.num_groups, seed=seed)
         if labels is None:  # tasks with equal rows leave k-means fewer groups than asked for
             return second, None
         return _as_partition(labels, weights, "spectral"), second
+    # The threshold may be so low that one group of all is worth most in sum; still it serves no pair that opposes.
+    apart = replace(limits, apart_UU=opposed_pairs(measured))
+    second = best_partition(weights, apart, seed=seed)
     labels = spectral_partition(measured.numerator_TT, measured.similarity_TT, seed=seed)
-    return _best_of([_as_partition(labels, weights, "spectral"), *_plain(weights)]), second
+    candidates = [_as_partition(labels, weights, "spectral"), *_plain(weights)]
+    kept = [candidate for candidate in candidates if respects(candidate.labels, apart)]
+    return _best_of(kept if kept[0] is candidates[0] else [second, *kept]), second
 
 
 def _limited(

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from grouping.links import Limits
 from grouping.local import local_partition
 from grouping.partition import Partition, in_order, pair_sum, respects
+from grouping.subsets import MAX_SUBSETS, best_subsets, subset_sums
 
 MAX_EXACT = 40
 """Most units the exact program is given."""
@@ -28,11 +29,17 @@ _OPTIMAL, _TIME_OUT, _INFEASIBLE = 0, 1, 2
 def best_partition(weights: np.ndarray, limits: Limits, *, seed: int, time_limit: float = 30.0) -> Partition:
     """The partition with the largest sum of weights within groups.  [units, units], symmetric
 
-    Exact up to `MAX_EXACT` units (`MAX_EXACT_LIMITED` with limits), local search beyond, and whichever is better where
-    the exact program ran out of time. Raises ValueError where no partition keeps the limits.
+    Exact up to `MAX_EXACT` units (`MAX_EXACT_LIMITED` with limits; `MAX_SUBSETS` with nothing but a fixed number of
+    groups, which the program is slow to prove), local search beyond, and whichever is better where the program ran out
+    of time. Raises ValueError where no partition keeps the limits.
     """
     num_units = len(weights)
-    most = MAX_EXACT_LIMITED if limits.binding or limits.num_groups is not None else MAX_EXACT
+    if limits.num_groups is not None and num_units <= MAX_SUBSETS:
+        found = best_subsets(subset_sums(weights), limits)
+        if found is None:
+            raise no_partition(limits)
+        return Partition(in_order(found[0]), pair_sum(weights, found[0]), "exact", gap=0.0)
+    most = MAX_EXACT_LIMITED if limits.binding else MAX_EXACT if limits.num_groups is None else MAX_SUBSETS
     if num_units > most:
         return local_partition(weights, limits, seed=seed)
     exact = exact_partition(weights, limits, time_limit=time_limit)

@@ -34,20 +34,21 @@ def local_partition(weights: np.ndarray, limits: Limits, *, seed: int, restarts:
     return best
 
 
-def agglomerate(weights: np.ndarray, limits: Limits, *, sizes: np.ndarray | None = None) -> np.ndarray:
-    """Average linkage that keeps the limits.  [units, units] sums of pair weights -> labels [units]
+def agglomerate(weights: np.ndarray, limits: Limits, *, sizes: np.ndarray | None = None) -> list[np.ndarray]:
+    """Average linkage that keeps the limits, merge by merge.  [units, units] sums of pair weights -> labels [units]
 
     Merges the two groups with the largest mean weight while that is positive, or down to the fixed number of groups.
     """
     num_units = len(weights)
     labels = np.arange(num_units)
+    history = [labels.copy()]
     sums = weights.astype(float).copy()
     sizes = np.ones(num_units) if sizes is None else sizes.astype(float).copy()
     costs = limits.costs_U.astype(float).copy()
     barred = (
         np.eye(num_units, dtype=bool) if limits.apart_UU is None else limits.apart_UU | np.eye(num_units, dtype=bool)
     )
-    for remaining in range(num_units, limits.num_groups or 1, -1):
+    for _ in range(num_units - (limits.num_groups or 1)):
         means = sums / np.outer(sizes, sizes)
         means[barred] = -np.inf
         if limits.max_cost is not None:
@@ -64,8 +65,8 @@ def agglomerate(weights: np.ndarray, limits: Limits, *, sizes: np.ndarray | None
         barred[keep] |= barred[gone]
         barred[:, keep] |= barred[:, gone]
         barred[gone] = barred[:, gone] = True
-        assert remaining > 1
-    return in_order(labels)
+        history.append(in_order(labels))
+    return history
 
 
 def improve(labels: np.ndarray, weights: np.ndarray, limits: Limits, order: np.ndarray) -> None:
@@ -81,7 +82,7 @@ def improve(labels: np.ndarray, weights: np.ndarray, limits: Limits, order: np.n
 
 
 def _starts(weights: np.ndarray, limits: Limits) -> list[np.ndarray]:
-    linked = agglomerate(weights, limits)
+    linked = agglomerate(weights, limits)[-1]
     if limits.num_groups is None:
         return [linked, np.arange(len(weights))]
     return [linked] if respects(linked, limits) else [_seat(linked, limits)]

@@ -1,8 +1,9 @@
 """The partition rule of the MmAP paper's setting: the largest sum of mean similarities within groups.
 
 A task scores its mean similarity to the other members of its group, 0 alone. (The plain sum over pairs would always
-give one group where all similarities are positive.) Exact over all subsets for small jobs, average linkage cut at zero
-beyond. The closest published algorithm enumerates overlapping covers (Fifty et al. 2021); this is its disjoint form.
+give one group where all similarities are positive.) Exact over all subsets for small jobs, the best step of average
+linkage beyond. The closest published algorithm enumerates overlapping covers (Fifty et al. 2021); this is its
+disjoint form.
 """
 
 # U units (fused tasks), T tasks
@@ -15,9 +16,7 @@ from grouping.exact import no_partition
 from grouping.links import Limits
 from grouping.local import agglomerate
 from grouping.partition import Partition
-
-MAX_SUBSETS = 14
-"""Most units for which all subsets are weighed: 3^14 / 2 of them take about a second."""
+from grouping.subsets import MAX_SUBSETS, best_subsets, subset_sums, subset_totals
 
 
 def mean_score(similarity: np.ndarray, labels: np.ndarray) -> float:
@@ -36,75 +35,29 @@ def paper_partition(similarity: np.ndarray, units: Sequence[Sequence[int]], limi
 
     Ties keep fewer groups. Raises ValueError where no partition keeps the limits.
     """
+    sums_UU = np.array([[similarity[np.ix_(a, b)].sum() for b in units] for a in units])
+    sizes_U = np.array([float(len(tasks)) for tasks in units])
     if len(units) > MAX_SUBSETS:
-        return _by_linkage(similarity, units, limits)
-    values, allowed = _subset_values(similarity, units, limits)
-    values = np.where(allowed, np.round(values, 12), -np.inf)
-    everyone = len(values) - 1
-    counts = [limits.num_groups] if limits.num_groups is not None else list(range(1, len(units) + 1))
-    best, choices = _best_by_count(values, max(counts))
-    count = max(counts, key=lambda k: (round(best[k][everyone], 9), -k))
-    if best[count][everyone] == -np.inf:
+        return _by_linkage(similarity, units, sums_UU, sizes_U, limits)
+    inside = 2 * subset_sums(sums_UU) + subset_totals(np.diagonal(sums_UU) - sizes_U)
+    found = best_subsets(inside / np.maximum(subset_totals(sizes_U) - 1, 1), limits)
+    if found is None:
         raise no_partition(limits)
-    labels = np.zeros(len(units), dtype=int)
-    left = everyone
-    for k in range(count, 0, -1):
-        group = int(choices[k][left])
-        labels[[unit for unit in range(len(units)) if group >> unit & 1]] = k
-        left ^= group
-    return Partition(labels, float(best[count][everyone]), "subsets", gap=0.0)
+    return Partition(*found, "subsets", gap=0.0)
 
 
-def _subset_values(
-    similarity: np.ndarray, units: Sequence[Sequence[int]], limits: Limits
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score of every subset of units as one group, and whether it may be one.  [2^units] each, indexed by bit mask"""
-    sums_UU = np.array([[similarity[np.ix_(a, b)].sum() for b in units] for a in units])
-    inner_U = np.array([similarity[np.ix_(a, a)].sum() - len(a) for a in units])
-    sums, sizes, costs, allowed = np.zeros(1), np.zeros(1), np.zeros(1), np.ones(1, dtype=bool)
+def _by_linkage(
+    similarity: np.ndarray, units: Sequence[Sequence[int]], sums_UU: np.ndarray, sizes_U: np.ndarray, limits: Limits
+) -> Partition:
+    """The step of average linkage with the best score: a cut where the mean similarity turns zero merges too far."""
+    steps = agglomerate(sums_UU, limits, sizes=sizes_U)
+    if limits.num_groups is not None:
+        steps = [labels for labels in steps if len(np.unique(labels)) == limits.num_groups]
+        if not steps:
+            raise no_partition(limits)
+    owner_T = np.empty(sum(len(tasks) for tasks in units), dtype=int)
     for unit, tasks in enumerate(units):
-        to_members = np.zeros(1)
-        conflicts = np.zeros(1, dtype=bool)
-        for member in range(unit):
-            to_members = np.concatenate([to_members, to_members + 2 * sums_UU[unit, member]])
-            apart = limits.apart_UU is not None and bool(limits.apart_UU[unit, member])
-            conflicts = np.concatenate([conflicts, conflicts | apart])
-        sums = np.concatenate([sums, sums + to_members + inner_U[unit]])
-        sizes = np.concatenate([sizes, sizes + len(tasks)])
-        costs = np.concatenate([costs, costs + limits.costs_U[unit]])
-        allowed = np.concatenate([allowed, allowed & ~conflicts])
-    if limits.max_cost is not None:
-        allowed &= costs <= limits.max_cost
-    return sums / np.maximum(sizes - 1, 1), allowed
-
-
-def _best_by_count(values: np.ndarray, most: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """For each number of groups and each set of units: the best score, and the group of its lowest unit."""
-    best = [np.full(len(values), -np.inf) for _ in range(most + 1)]
-    choices = [np.zeros(len(values), dtype=int) for _ in range(most + 1)]
-    best[0][0] = 0.0
-    for mask in range(1, len(values)):
-        lowest = mask & -mask
-        groups = np.array([lowest])
-        rest = mask ^ lowest
-        while rest:
-            bit = rest & -rest
-            groups = np.concatenate([groups, groups | bit])
-            rest ^= bit
-        for k in range(1, most + 1):
-            scores = values[groups] + best[k - 1][mask ^ groups]
-            pick = int(np.argmax(scores))
-            best[k][mask], choices[k][mask] = scores[pick], groups[pick]
-    return best, choices
-
-
-def _by_linkage(similarity: np.ndarray, units: Sequence[Sequence[int]], limits: Limits) -> Partition:
-    sums_UU = np.array([[similarity[np.ix_(a, b)].sum() for b in units] for a in units])
-    labels = agglomerate(sums_UU, limits, sizes=np.array([len(tasks) for tasks in units]))
-    if limits.num_groups is not None and len(np.unique(labels)) != limits.num_groups:
-        raise no_partition(limits)
-    tasks = np.concatenate([np.full(len(unit), label) for unit, label in zip(units, labels, strict=True)])
-    order = np.concatenate([np.asarray(unit) for unit in units])
-    per_task = np.empty(len(order), dtype=int)
-    per_task[order] = tasks
-    return Partition(labels, mean_score(similarity, per_task), "average linkage")
+        owner_T[list(tasks)] = unit
+    scores = [round(mean_score(similarity, labels[owner_T]), 9) for labels in steps]
+    best = max(range(len(steps)), key=lambda step: (scores[step], step))
+    return Partition(steps[best], scores[best], "average linkage")

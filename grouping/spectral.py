@@ -58,7 +58,9 @@ def _eigenpairs(numerator: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 
 def _cluster(pairs: tuple[np.ndarray, np.ndarray], num_groups: int, seed: int) -> np.ndarray | None:
     values, vectors = pairs
-    rows = vectors[:, :num_groups] * np.sqrt(np.maximum(values[:num_groups], 0.0))
+    # Directions that carry nothing, and those of negative weight, must not tell tasks apart.
+    strength = np.where(values > 1e-9 * values[0], values, 0.0)
+    rows = vectors[:, :num_groups] * np.sqrt(np.maximum(strength[:num_groups], 0.0))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     # Rounded, so that equal tasks are equal points and cannot be told apart by the last digit.
     rows = np.round(np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12), 9)

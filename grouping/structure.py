@@ -28,14 +28,15 @@ class Structure:
 
     found: bool
     threshold: float
-    """The similarity above which a pair speaks for training together (tau); 0 where no structure was found."""
+    """The similarity above which a pair speaks for training together (tau); 0 where the pairs do not part."""
 
 
 def find_structure(measured: Similarity) -> Structure:
     """Reads verdict and threshold from the reliable pairs.
 
     There is structure where the similarities spread clearly more than their standard errors allow, or, with many tasks,
-    where a two-component mixture explains the cosines (without their mean direction) much better than one component.
+    where a two-component mixture explains the cosines (without their mean direction) much better than one component,
+    or where a pair plainly opposes each other, which one group could not serve.
     Two tasks have one pair, which cannot spread.
     """
     num_tasks = len(measured.similarity_TT)
@@ -48,7 +49,9 @@ def find_structure(measured: Similarity) -> Structure:
     found = num_tasks >= MIN_TASKS_FOR_EVIDENCE and evidence(measured.projected_TT[rows, columns]) > MIN_EVIDENCE
     if not found and measured.standard_error_TT is not None:
         found = _spread(similarities, measured.standard_error_TT[rows, columns][reliable], num_tasks)
-    return Structure(found=found, threshold=pair_threshold(similarities) if found else 0.0)
+    if found:
+        return Structure(found=True, threshold=pair_threshold(similarities))
+    return Structure(found=bool(opposed_pairs(measured).any()), threshold=0.0)
 
 
 def pair_reliability(measured: Similarity) -> np.ndarray:
@@ -57,6 +60,12 @@ def pair_reliability(measured: Similarity) -> np.ndarray:
         return np.ones_like(measured.similarity_TT)
     root_T = np.sqrt(np.maximum(measured.reliability_T, MIN_RELIABILITY))
     return np.outer(root_T, root_T)
+
+
+def opposed_pairs(measured: Similarity) -> np.ndarray:
+    """Pairs whose gradients plainly oppose each other: below -0.5 by four standard errors.  -> bool [tasks, tasks]"""
+    errors = measured.standard_error_TT
+    return measured.similarity_TT + (0.0 if errors is None else 4 * errors) < -0.5
 
 
 def pair_threshold(similarities: np.ndarray) -> float:
