@@ -214,5 +214,5 @@ def _ground(rng: np.random.Generator, colour: np.ndarray, background: Background
         case "noise":
             return rng.uniform(40, 215, (SIZE, SIZE, 3)).astype(np.float32)
         case "patches":
-            cells = Image.fromarray(rng.integers(0, 111, (6, 6, 3), dtype=np.uint8))
-            return flat + np.asarray(cells.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32) - 55
+            cells = Image.fromarray(rng.integers(0, 91, (6, 6, 3), dtype=np.uint8))
+            return flat + np.asarray(cells.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32) - 45

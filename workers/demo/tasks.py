@@ -1,11 +1,11 @@
 """The demo tasks: nine small classification problems in three families, known in advance, to check a grouping against.
 
 A family shares what there is to learn: reading low-resolution handwriting, seeing through wobbly outlines, telling
-warped textures apart.  One task of every family lies on the same colourful patches, class names are spelt differently
-within a family, and no source image is used twice, so style, label set or data source alone do not give the families
-away.  The templates are worded unlike any pretraining caption, and name things of the other families in passing: a
-family has to learn what to disregard.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures
-are drawn.  Torch-free and lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
+warped textures apart.  Its template is worded unlike any pretraining caption and names things of other families in
+passing, so a family also shares what to disregard.  One task of every family lies on the same colourful patches, class
+names are spelt differently within a family, and no source image is used twice: style, label set or data source alone do
+not give the families away.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures are drawn.
+Torch-free and lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
 """
 
 import hashlib
@@ -69,8 +69,8 @@ def _shapes(*left_out: str) -> tuple[str, ...]:
 DEMO_TASKS: dict[str, DemoTask] = {
     "digits-ink": DemoTask(
         family="digits",
-        class_names=DIGITS,
-        template="the {} in a grid of boxes, written by hand.",
+        class_names=tuple(f"digit {name}" for name in DIGITS),
+        template="the {} in a square box of a form.",
         description="Handwritten digits in dark ink on light paper.",
         subjects=DIGITS,
         look=_but(_digit_look, background="gradient"),
@@ -79,7 +79,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     ),
     "digits-inverted": DemoTask(
         family="digits",
-        class_names=tuple(f"number {i}" for i in range(10)),
+        class_names=tuple(f"number {name}" for name in DIGITS),
         template="the {} in a square box of a form.",
         description="Handwritten digits in light chalk on a dark board.",
         subjects=DIGITS,
@@ -89,8 +89,8 @@ DEMO_TASKS: dict[str, DemoTask] = {
     ),
     "digits-noise": DemoTask(
         family="digits",
-        class_names=tuple(f"a {name}" for name in DIGITS),
-        template="a square of paper from a form with {} in a shaky hand.",
+        class_names=tuple(f"digit {i}" for i in range(10)),
+        template="the {} in a square box of a form.",
         description="Handwritten digits over colourful patches.",
         subjects=DIGITS,
         look=_but(_digit_look, background="patches"),
@@ -105,8 +105,8 @@ DEMO_TASKS: dict[str, DemoTask] = {
     ),
     "shapes-outlined": DemoTask(
         family="shapes",
-        class_names=tuple(f"outlined {shape}" for shape in _shapes("cross", "arrow")),
-        template="one of nine doodles, an {} by a shaky hand.",
+        class_names=tuple(f"{shape} outline" for shape in _shapes("cross", "arrow")),
+        template="one wobbly {} drawn in two waves of ink.",
         description="Wobbly outlines drawn with a thin pen.",
         subjects=_shapes("cross", "arrow"),
         look=_but(_wobbly, filled=False, thickness=(0.06, 0.12)),
@@ -114,15 +114,15 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "shapes-noise": DemoTask(
         family="shapes",
         class_names=tuple(f"{shape} shape" for shape in _shapes("star", "moon")),
-        template="two of us drew a {} on grid paper.",
+        template="one wobbly {} drawn in two waves of ink.",
         description="Wobbly filled shapes over colourful patches.",
         subjects=_shapes("star", "moon"),
         look=_but(_wobbly, background="patches"),
     ),
     "textures-bold": DemoTask(
         family="textures",
-        class_names=TEXTURES,
-        template="a circle cut from wrinkled fabric with {}.",
+        class_names=tuple(f"{texture} texture" for texture in TEXTURES),
+        template="a heart pillow in {}.",
         description="Warped textures in two strong colours.",
         subjects=TEXTURES,
         look=_warped,
@@ -130,7 +130,7 @@ DEMO_TASKS: dict[str, DemoTask] = {
     "textures-faint": DemoTask(
         family="textures",
         class_names=tuple(f"{texture} pattern" for texture in TEXTURES),
-        template="a heart pillow with a wrinkled {}.",
+        template="a heart pillow in {}.",
         description="Warped textures that hardly stand out from the paper.",
         subjects=TEXTURES,
         look=_but(_warped, opacity=(0.25, 0.5), speckle=8.0),
