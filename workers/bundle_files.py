@@ -1,7 +1,7 @@
 """The bundle that a finished job leaves: a folder, and its manifest written last, so its presence means complete.
 
 manifest.json names backbone, tasks, groups, versions and the sha256 of every file; beside it lie the learned tensors
-and text features of every group, and the documents that the job adds (spec, plan, similarity, metrics, report). 
+and text features of every group, and the documents that the job adds (spec, plan, similarity, metrics, report).
 Torch-free, so that a driver starts at once; bundle.py opens a bundle and predicts with it.
 """
 
