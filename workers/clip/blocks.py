@@ -28,8 +28,8 @@ def attention(
 ) -> torch.Tensor:
     """Scaled dot-product attention, [B, H, L, D/H].  `mask` is additive and broadcasts to [B, H, L, S].
 
-    Chosen by measurement (bench/attention.py): on a CPU three plain operations beat torch's fused kernel 3 to 9 times in
-    bf16; in fp32, and on a GPU, the fused kernel is the faster one.
+    Chosen by measurement (bench/attention.py): on a CPU three plain operations beat torch's fused kernel 3 to 9 times
+    in bf16; in fp32, and on a GPU, the fused kernel is the faster one.
     """
     if q_BHLD.device.type != "cpu" or q_BHLD.dtype == torch.float32:
         return F.scaled_dot_product_attention(q_BHLD, k_BHSD, v_BHSD, attn_mask=mask)
