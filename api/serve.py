@@ -39,9 +39,10 @@ def serve(settings: Settings, *, started: Callable[[Connection], None], until_st
         control_plane = ControlPlane(settings)
         control_plane.start()
         try:
+            server = _Server(create_app(control_plane))
+            for number in (signal.SIGINT, signal.SIGTERM):  # a signal is caught by one of the two: look after this
+                signal.signal(number, server.handle_exit)
             if not stop.is_set():
-                app = create_app(control_plane)
-                server = _Server(app)
                 if until_stdin_closes:
                     threading.Thread(target=server.stop_with_stdin, daemon=True, name="stdin").start()
                 started(_connect(control_plane, listener))

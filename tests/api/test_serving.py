@@ -1,11 +1,15 @@
 """Over a real server on loopback: streams that break and come back."""
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx2
+import pytest
 import uvicorn
 
 from api.app import create_app
@@ -14,6 +18,15 @@ from service.spec import parse_spec
 from service.states import Desired, JobState
 
 SPEC = "name: x\nbackbone: {model: demo}\ntasks:\n  - {name: a, source: {kind: demo, task: digits-ink}}\n"
+# nobody listens at the Ray address: nothing is submitted here
+SIGNALLED_AT_ONCE = """
+import os, signal, sys
+from api.serve import serve
+from service.settings import Settings
+settings = Settings.load(home=sys.argv[1], port=0, ray_address="http://127.0.0.1:9")
+serve(settings, started=lambda connection: os.kill(os.getpid(), getattr(signal, sys.argv[2])))
+print("ended")
+"""
 
 
 @contextmanager
@@ -90,3 +103,10 @@ def test_an_open_stream_ends_when_the_server_stops(control_plane: ControlPlane, 
         assert next(events).event == "state"
         serving.close()  # returns only once the server has stopped, which waits for its connections
         assert list(events) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_comes_while_the_server_is_about_to_run_ends_it(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-c", SIGNALLED_AT_ONCE, str(tmp_path), name]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=40)
+    assert (ended.returncode, ended.stdout) == (0, "ended\n"), ended.stderr
