@@ -44,7 +44,7 @@ class FrozenCLIP:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
-    tokenize: Callable[[list[str]], torch.Tensor]
+    tokenize: Callable[..., torch.Tensor]
 
     def class_list(self, class_names: Sequence[str], template: str, *, num_prompt_tokens: int = 0) -> ClassList:
         """The tokenised sentences of a task's classes.  Refused if one does not fit beside `num_prompt_tokens`."""
@@ -52,6 +52,7 @@ class FrozenCLIP:
             class_sentences(class_names, template),
             self.tokenize,
             self.text.find_end,
+            context_length=self.text.context_length,
             room=self.text.context_length - num_prompt_tokens,
             device=self.device,
         )
@@ -96,7 +97,7 @@ def create_untrained(model_name: str) -> Any:
 
 def freeze(
     model: Any,
-    tokenize: Callable[[list[str]], torch.Tensor],
+    tokenize: Callable[..., torch.Tensor],
     config: BackboneConfig,
     *,
     device: str | torch.device = "cpu",

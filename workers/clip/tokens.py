@@ -34,25 +34,33 @@ def class_sentences(class_names: Sequence[str], template: str) -> list[str]:
 
 def make_class_list(
     sentences: Sequence[str],
-    tokenize: Callable[[list[str]], torch.Tensor],
+    tokenize: Callable[..., torch.Tensor],
     find_end: Callable[[torch.Tensor], torch.Tensor],
     *,
+    context_length: int,
     room: int,
     device: torch.device,
 ) -> ClassList:
-    """Tokenises class sentences.  `room` is how many tokens a sentence may have, prompts excluded.
+    """Tokenises class sentences.  `room` is how many tokens a sentence may have: the context less the prompts.
 
-    A sentence that is too long is refused: a tokenizer would cut it silently, and two classes could become one.
+    A sentence that is too long is refused, and so are two that read the same to the model: a tokenizer would cut one
+    silently or spell the other alike, and two classes would become one.
     """
-    ids_RL = tokenize(list(sentences)).to(torch.long)
+    ids_RL = tokenize(list(sentences), context_length=context_length + 1).to(torch.long)  # one more, to see a cut
     end_R = find_end(ids_RL)
-    for sentence, end in zip(sentences, end_R.tolist(), strict=True):
+    seen: dict[tuple[int, ...], str] = {}
+    for sentence, end, ids in zip(sentences, end_R.tolist(), ids_RL.tolist(), strict=True):
         if end + 1 > room:
             raise ValueError(
                 f"class sentence {sentence!r} takes {end + 1} tokens or more; {room} fit beside the prompts. "
                 "Shorten the class name or the template, or use fewer prompt tokens."
             )
+        if (other := seen.setdefault(tuple(ids[: end + 1]), sentence)) is not sentence:
+            raise ValueError(
+                f"class sentences {other!r} and {sentence!r} are the same to the tokenizer. Rename one of the classes."
+            )
     longest = int(end_R.min())
     same = (ids_RL == ids_RL[:1]).all(dim=0)[:longest]
     num_shared = longest if bool(same.all()) else int((~same).nonzero()[0])
+    ids_RL = ids_RL[:, :context_length]
     return ClassList(ids_RL=ids_RL.to(device), end_R=end_R.to(device), num_shared=max(num_shared, 1))

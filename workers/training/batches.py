@@ -5,6 +5,7 @@ So a run resumes at any step without replaying, and a task sees the same images 
     # B images of one pass, T tasks
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,8 @@ class TaskBatch:
     """Augmentation of every image, as `draw_crops` returns it; None: no augmentation."""
     global_count: int
     """Images of the task in this step over all ranks."""
+    weight: float = 1.0
+    """0 for the stand-in of a rank that has none of the task's images: it computes along and counts for nothing."""
 
 
 def steps_per_epoch(tasks: Sequence[TaskData], config: TrainConfig) -> int:
@@ -61,13 +64,14 @@ def draw_batch(
     crops = None
     if config.augment is not None:
         crops = draw_crops(config.augment, seed=config.seed, task=data.name, step=step, num=count)
-    mine = slice(rank, None, world_size)
+    mine = slice(rank, None, world_size) if rank < count else slice(0, 1)
     return TaskBatch(
         task=data.name,
         images=data.train.images[rows[mine]],
         labels=data.train.labels[rows[mine]],
         crops=None if crops is None else crops[mine],
         global_count=count,
+        weight=float(rank < count),
     )
 
 
@@ -87,18 +91,33 @@ def scale_pixels(clip: FrozenCLIP, images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(images)).to(clip.device).float() / 255
 
 
-def microbatches(images: ImageSet, task: str, *, seed: int, snapshot: int, num: int, size: int) -> list[np.ndarray]:
-    """`num` disjoint sets of training rows for one snapshot, each of `size` images or an equal share if there are
-    fewer."""
-    total = len(images.labels)
-    if total < num:
+def content_digests(images: ImageSet) -> list[bytes]:
+    """sha256 of every image's pixels: equal for the same picture in two tasks."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images.images]
+
+
+def microbatches(
+    digests: Sequence[bytes], task: str, *, seed: int, snapshot: int, num: int, size: int
+) -> list[np.ndarray]:
+    """`num` disjoint sets of training rows for one snapshot, of at most `size` images each.
+
+    An image's content decides its set, so a picture that two tasks share is in the same set of both: similarities
+    compare different sets, and must never meet one picture's noise on both sides (grouping reference, section 5.2).
+    Only where a set would stay empty does the fullest one give an image away.
+    """
+    if len(digests) < num:
         raise ValueError(
-            f"Task {task!r}: {total} training images cannot fill profile.microbatches={num} disjoint microbatches. "
-            f"Use at most {total} microbatches, or more shots."
+            f"Task {task!r}: {len(digests)} training images cannot fill profile.microbatches={num} disjoint "
+            f"microbatches. "
+            f"Use at most {len(digests)} microbatches, or more shots."
         )
-    order = np.random.default_rng(derive_seed(seed, "snapshot", snapshot, task)).permutation(total)
-    size = min(size, total // num)
-    return [order[part * size : (part + 1) * size] for part in range(num)]
+    keys = [derive_seed(seed, "snapshot", snapshot, digest) for digest in digests]
+    sets: list[list[int]] = [[] for _ in range(num)]
+    for row in sorted(range(len(keys)), key=lambda row: keys[row]):
+        sets[keys[row] % num].append(row)
+    while (empty := next((part for part in sets if not part), None)) is not None:
+        empty.append(max(sets, key=len).pop())
+    return [np.array(part[:size]) for part in sets]
 
 
 def _rows(task: str, total: int, seed: int, first: int, count: int) -> np.ndarray:

@@ -89,7 +89,7 @@ class GroupResult:
         for name, content in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
             write_atomically(directory / name, content)
             digests[name] = sha256(content).hexdigest()
-        content = json.dumps(asdict(self) | {"sha256": digests}).encode()
+        content = json.dumps(asdict(self) | {"sha256": digests}, allow_nan=False).encode()
         write_atomically(directory / RESULT, content)
 
 

@@ -64,6 +64,7 @@ class GroupRun:
         self.curves: list[dict] = []
         self.losses: dict[str, float] = {}
         self.accuracies: dict[str, float] = {}
+        self.validated_at = -1
         self._optimizer = _build_optimizer(self.method.parameters(), config) if trains else None
         is_half = clip.image.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
@@ -101,26 +102,31 @@ class GroupRun:
         self.step += 1
         self.seconds += seconds
 
+    @property
+    def is_validation_due(self) -> bool:
+        """At a few steps spread evenly over the run, once each; at once where nothing trains."""
+        parts = range(1, self.config.validations + 1)
+        due = (
+            {max(1, round(self.num_steps * part / self.config.validations)) for part in parts}
+            if self.num_steps
+            else {0}
+        )
+        return self.step in due and self.validated_at != self.step
+
     def validate(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> None:
-        """Scores every task that has validation images; `check` raises to interrupt."""
-        texts = None
-        for task, data in self.data.items():
-            if len(data.val.labels):
-                texts = texts or task_text_features(clip, self.method, lists)
-                self.accuracies[task] = score(clip, self.method, task, data.val, texts[task], check).accuracy
-                self.curves.append(
-                    {
-                        "step": self.step,
-                        "task": task,
-                        "val_accuracy": self.accuracies[task],
-                    }
-                )
+        """Scores every task that has validation images; `check` raises to interrupt, and then nothing has changed."""
+        tasks = [task for task, data in self.data.items() if len(data.val.labels)]
+        texts = task_text_features(clip, self.method, lists) if tasks else {}
+        scores = {task: score(clip, self.method, task, self.data[task].val, texts[task], check) for task in tasks}
+        self.accuracies = {task: found.accuracy for task, found in scores.items()}
+        self.curves += [
+            {"step": self.step, "task": task, "val_accuracy": accuracy} for task, accuracy in self.accuracies.items()
+        ]
+        self.validated_at = self.step
 
     def finish(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> GroupResult:
         """Scores every task on its test images and writes the result; checkpoints are then no longer needed."""
         texts = task_text_features(clip, self.method, lists)
-        if not self.accuracies:
-            self.validate(clip, lists, check)
         results = {}
         for task, data in self.data.items():
             scores = score(clip, self.method, task, data.test, texts[task], check)
@@ -133,6 +139,7 @@ class GroupRun:
                 val_accuracy=self.accuracies.get(task),
                 correct=scores.correct.tolist(),
             )
+        self.refuse_non_finite({task: found.loss for task, found in results.items()})
         result = GroupResult(
             group=self.work.id,
             tasks=self.work.tasks,
@@ -171,6 +178,7 @@ class GroupRun:
             "curves": self.curves,
             "losses": self.losses,
             "accuracies": self.accuracies,
+            "validated_at": self.validated_at,
             "scaler": self.scaler.state_dict(),
             "settings": self._fingerprint,
         }
@@ -196,7 +204,7 @@ class GroupRun:
         )
         self._load_optimizer(checkpoint.tensors)
         self.scaler.load_state_dict(checkpoint.state["scaler"])
-        for name in ("step", "seconds", "curves", "losses", "accuracies"):
+        for name in ("step", "seconds", "curves", "losses", "accuracies", "validated_at"):
             setattr(self, name, checkpoint.state[name])
         return True
 

@@ -26,7 +26,7 @@ from workers.methods.config import MmAPConfig
 from workers.methods.method import TowerEdits
 from workers.methods.mmap import prompted_layers
 from workers.methods.zero_shot import ZeroShot
-from workers.training.batches import microbatches, scale_pixels
+from workers.training.batches import content_digests, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.evaluate import encode_images, task_text_features
 from workers.training.forward import ClassLists
@@ -75,15 +75,17 @@ def profile(
     config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=shared, directory=directory)
     lists = ClassLists(clip, data)
+    digests = {task: content_digests(part.train) for task, part in data.items()}
 
     def on_step(run: GroupRun) -> None:
         for index, step in enumerate(_snapshot_steps(run, profile_config.snapshots)):
             if step == run.step:
-                _take_snapshot(clip, run, lists, profile_config, index, directory)
+                _take_snapshot(clip, run, lists, digests, profile_config, index, directory)
 
     if (directory / SIGNATURES).is_file():
         return directory / SIGNATURES
     _refuse_too_large(clip, len(data), profile_config, shared)
+    _draw_microbatches(digests, training.seed, 0, profile_config)  # too few images are refused before training
     train(
         clip,
         [work],
@@ -184,22 +186,13 @@ def _take_snapshot(
     clip: FrozenCLIP,
     run: GroupRun,
     lists: ClassLists,
+    digests: Mapping[str, Sequence[bytes]],
     config: ProfileConfig,
     index: int,
     directory: Path,
 ) -> None:
     edits = run.method.edits()
-    parts = {
-        task: microbatches(
-            data.train,
-            task,
-            seed=run.config.seed,
-            snapshot=index,
-            num=config.microbatches,
-            size=config.microbatch_size,
-        )
-        for task, data in run.data.items()
-    }
+    parts = _draw_microbatches(digests, run.config.seed, index, config)
     gradients, losses, counts = [], [], []
     for microbatch in range(config.microbatches):
         measured = [
@@ -226,6 +219,17 @@ def _take_snapshot(
             "prompts": _flat_prompts(edits),
         },
     )
+
+
+def _draw_microbatches(
+    digests: Mapping[str, Sequence[bytes]], seed: int, snapshot: int, config: ProfileConfig
+) -> dict[str, list[np.ndarray]]:
+    return {
+        task: microbatches(
+            of_task, task, seed=seed, snapshot=snapshot, num=config.microbatches, size=config.microbatch_size
+        )
+        for task, of_task in digests.items()
+    }
 
 
 def _blocks(tasks: Sequence[str], parts: Mapping[str, list[np.ndarray]]) -> list[list[str]]:

@@ -62,11 +62,14 @@ def train(
             on_step(run)
 
     def check() -> None:
-        if should_stop():
+        if ranks.world_size == 1 and should_stop():  # ranks stop together, between steps
             raise Stopped
 
     try:
         while runs:
+            for run in runs:
+                if evaluate and ranks.writes and run.is_validation_due:
+                    run.validate(clip, lists, check)
             for run in [run for run in runs if run.is_done]:
                 if evaluate and ranks.writes:
                     done[run.work.id] = run.finish(clip, lists, check)
@@ -80,12 +83,14 @@ def train(
                 if on_step:
                     on_step(run)
                 if ranks.writes:
-                    _every_so_often(clip, run, lists, check if evaluate else None)
                     report(run.progress())
+                    if run.step % config.checkpoint_every == 0 and not run.is_done:
+                        run.save()
     except Stopped:
         if ranks.writes:
             for run in runs:
-                run.save()
+                if run.num_steps:
+                    run.save()
         raise
     return done
 
@@ -117,7 +122,7 @@ def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ra
     )
     losses = [
         F.cross_entropy(task_logits, torch.from_numpy(batch.labels).to(clip.device), reduction="sum")
-        / batch.global_count
+        * (batch.weight / batch.global_count)
         for task_logits, batch in zip(logits, batches, strict=True)
     ]
 
@@ -138,15 +143,6 @@ def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ra
     share = sum(run.images_per_step for run in runs)
     for run, of_tasks in zip(runs, losses_of, strict=True):
         run.apply_gradients(of_tasks, seconds * run.images_per_step / share)
-
-
-def _every_so_often(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, check: Callable[[], None] | None) -> None:
-    """Validation a few times along the run (unless `check` is None), and checkpoints."""
-    due = {round(run.num_steps * part / run.config.validations) for part in range(1, run.config.validations + 1)}
-    if check and run.step in due:
-        run.validate(clip, lists, check)
-    if run.step % run.config.checkpoint_every == 0 and not run.is_done:
-        run.save()
 
 
 def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:

@@ -145,3 +145,11 @@ def test_backbone_parameters_never_receive_a_gradient(tiny_clip: FrozenCLIP):
 def test_a_class_sentence_that_does_not_fit_is_refused(tiny_clip: FrozenCLIP):
     with pytest.raises(ValueError, match="20 fit beside the prompts"):
         tiny_clip.class_list(["word " * 30, "dog"], TEMPLATE, num_prompt_tokens=4)
+
+
+def test_classes_that_read_the_same_to_the_model_are_refused(tiny_clip: FrozenCLIP):
+    long = "word " * 25
+    with pytest.raises(ValueError, match="24 fit beside the prompts"):
+        tiny_clip.class_list([long + "cat", long + "dog"], "{}")
+    with pytest.raises(ValueError, match="are the same to the tokenizer"):
+        tiny_clip.class_list(["salt & pepper", "salt &amp; pepper"], TEMPLATE)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from grouping.similarity import cross_fit
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import Edits
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
 from workers.methods.method import TowerEdits
-from workers.training.batches import scale_pixels
+from workers.training.batches import microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.forward import ClassLists
 from workers.training.signatures import SIGNATURES, profile, task_gradients
@@ -127,3 +128,27 @@ def test_too_few_images_for_disjoint_microbatches_is_refused(
     many = PROFILE.model_copy(update={"microbatches": 6})
     with pytest.raises(ValueError, match=r"Task 'pets': 5 training images cannot fill profile.microbatches=6"):
         profile(tiny_clip, tasks, many, TRAINING, MMAP, directory=tmp_path)
+
+
+def test_tasks_that_share_pictures_never_meet_one_on_both_sides(tasks: dict[str, TaskData]):
+    """Raw pipeline, unrelated gradients: only noise of shared pictures is common, and the similarity must not see
+    it."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.bytes(32) for _ in range(32)]
+    noise = {picture: rng.normal(size=300) for picture in pictures}
+    signals = rng.normal(size=(2, 300)) / 8
+    shuffled = [pictures[row] for row in rng.permutation(32)]
+    gradients = np.zeros((6, 4, 2, 300))
+    for snapshot in range(6):
+        for place, owned in enumerate((pictures, shuffled)):
+            sets = microbatches(owned, f"task{place}", seed=0, snapshot=snapshot, num=4, size=8)
+            for part, rows in enumerate(sets):
+                gradients[snapshot, part, place] = signals[place] + np.mean([noise[owned[row]] for row in rows], axis=0)
+    numerator = cross_fit(gradients).numerator_TT[0, 1]
+    assert abs(numerator) < 0.1, numerator
+
+
+def test_no_microbatch_is_empty():
+    for snapshot in range(20):
+        sets = microbatches([bytes([row]) for row in range(5)], "t", seed=0, snapshot=snapshot, num=4, size=8)
+        assert sorted(row for part in sets for row in part) == [0, 1, 2, 3, 4] and all(len(part) for part in sets)

@@ -231,3 +231,40 @@ def test_a_task_sees_every_image_once_per_pass_and_starts_over(tasks: dict[str, 
     for epoch in range(4):
         assert len(set(seen[epoch * total : (epoch + 1) * total])) == total
     assert len(draw_batch(tasks["pets"], TrainConfig(batch_size=64), 0).labels) == 5
+
+
+def test_a_stop_in_the_middle_of_a_validation_loses_no_point(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    config = CONFIG.model_copy(update={"validations": 2})
+    whole = train(tiny_clip, [_work(tmp_path / "whole", tuple(tasks))], tasks, config)["g1"]
+    stopped = _work(tmp_path / "stopped", tuple(tasks))
+    asked: list[int] = []
+
+    def stop_inside_the_last_validation() -> bool:
+        asked.append(1)
+        return len(asked) == 2 * len(tasks) + 12  # 12 steps: every step and every validated task asks once
+
+    with pytest.raises(Stopped):
+        train(tiny_clip, [stopped], tasks, config, should_stop=stop_inside_the_last_validation)
+    result = train(tiny_clip, [stopped], tasks, config)["g1"]
+    assert result.curves == whole.curves
+    assert [result.results[task].val_accuracy for task in tasks] == [whole.results[task].val_accuracy for task in tasks]
+
+
+def test_a_run_that_diverges_at_its_last_step_is_refused(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    config = CONFIG.model_copy(update={"max_steps": 1, "lr": 1e30})
+    with pytest.raises(ValueError, match=r"loss is (nan|inf) at step 1"):
+        train(tiny_clip, [_work(tmp_path, tuple(tasks))], tasks, config)
+    assert not (tmp_path / "g1" / "result.json").exists()
+
+
+def test_ranks_split_a_batch_and_one_without_images_counts_for_nothing(tasks: dict[str, TaskData]):
+    whole = draw_batch(tasks["pets"], CONFIG, 3)
+    parts = [draw_batch(tasks["pets"], CONFIG, 3, rank=rank, world_size=6) for rank in range(6)]
+    assert [part.weight for part in parts] == [1, 1, 1, 1, 0, 0]
+    counted = [image.tobytes() for part in parts if part.weight for image in part.images]
+    assert sorted(counted) == sorted(image.tobytes() for image in whole.images)
+    assert all(len(part.labels) == 1 and part.global_count == 4 for part in parts)
