@@ -1,9 +1,13 @@
-"""How well the demo job's grouping finds the planted families, for several seeds.
+"""How well the demo job's grouping finds the planted families, for several seeds, and what the wording has to do
+with it.
 
-    python -m bench.demo_grouping [--seeds 5]
+    python -m bench.demo_grouping [--first-seed 10] [--seeds 5]
 
 Runs the demo job's profile and group stages in this process (no service, no Ray) and prints the adjusted Rand index
-of the groups to the families for the default similarity and for plain cosine (paper parity), whatever it is.
+of the groups to the families for the default similarity and for plain cosine (paper parity), whatever it is.  The
+demo's looks, wording and profile were settled with seeds 0 to 2 in view, so those are not asked by default.  A
+family of the demo world shares its template; the control gives all tasks one neutral template and shows how much of the
+grouping that carries.
 """
 
 import argparse
@@ -25,22 +29,31 @@ from workers.demo.tasks import families
 from workers.methods.config import MmAPConfig
 from workers.training.signatures import profile
 
+SIMILARITIES = ("cross_fit", "cosine")
 SPEC = Path(__file__).parents[1] / "examples" / "demo.yaml"
 
 
 def main() -> None:
     """Prints one line a seed and writes bench/results/demo-grouping.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
-    seeds = parser.parse_args().seeds
+    arguments = parser.parse_args()
     torch.set_num_threads(2)
-    spec = parse_spec(SPEC.read_text())
-    figures = [measure(spec, seed) for seed in range(seeds)]
-    for figure in figures:
-        print(json.dumps(figure))
-    for name in ("cross_fit", "cosine"):
-        print(f"{name}: mean ARI {np.mean([figure[name]['ari'] for figure in figures]):.3f} over {seeds} seeds")
-    write_record("demo-grouping", f"python -m bench.demo_grouping --seeds {seeds}", {"seeds": figures})
+    shipped = parse_spec(SPEC.read_text())
+    neutral = [task.model_copy(update={"template": "a photo of a {}."}) for task in shipped.tasks]
+    worlds = {"as shipped": shipped, "one neutral template": shipped.model_copy(update={"tasks": neutral})}
+    figures: dict = {}
+    for world, spec in worlds.items():
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        rows = [measure(spec, seed) for seed in seeds]
+        for row in rows:
+            print(f"{world}: {json.dumps(row)}")
+        means = {name: round(float(np.mean([row[name]["ari"] for row in rows])), 3) for name in SIMILARITIES}
+        print(f"{world}: mean ARI {means}")
+        figures[world] = {"mean_ari": means, "seeds": rows}
+    command = f"python -m bench.demo_grouping --first-seed {arguments.first_seed} --seeds {arguments.seeds}"
+    write_record("demo-grouping", command, figures)
 
 
 def measure(spec: JobSpec, seed: int) -> dict:
@@ -62,7 +75,7 @@ def measure(spec: JobSpec, seed: int) -> dict:
         with np.load(path) as arrays:
             gradients = arrays["gradients"]
     figure: dict = {"seed": seed}
-    for similarity in ("cross_fit", "cosine"):
+    for similarity in SIMILARITIES:
         config = spec.grouping.model_copy(update={"similarity": similarity, "approve": False})
         plan = make_plan(gradients, list(data), config)
         figure[similarity] = {"ari": round(agreement(plan), 3), "groups": [group.tasks for group in plan.groups]}

@@ -4,8 +4,9 @@ A family shares what there is to learn: reading low-resolution handwriting, seei
 warped textures apart.  Its template is worded unlike any pretraining caption and names things of other families in
 passing, so a family also shares what to disregard.  One task of every family lies on the same colourful patches, class
 names are spelt differently within a family, and no source image is used twice: style, label set or data source alone do
-not give the families away.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures are drawn.
-Torch-free and lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
+not give the families away.  The shared wording does: bench/demo_grouping.py runs a control with one neutral
+template.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures are drawn. Torch-free and
+lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
 """
 
 import hashlib
