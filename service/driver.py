@@ -40,6 +40,7 @@ def run_job(
     job = store.get_job(job_id)
     run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
     try:
+        launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
         validate(run)
         profile(run)
         group(run)
@@ -73,7 +74,11 @@ def main(job_id: str, attempt: int) -> int:
     if job.attempt != attempt:
         log.warning("attempt %d of %s is over: attempt %d owns the job", attempt, job_id, job.attempt)
         return 0
-    launcher = RayLauncher(device=job.spec.resources.device, max_device_workers=settings.max_device_workers)
+    try:
+        launcher = RayLauncher(device=job.spec.resources.device, max_device_workers=settings.max_device_workers)
+    except ValueError as error:  # what the job asks for is not there; no further attempt would find it
+        store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error))
+        return 0
     terminations: list[int] = []
     # after Ray's start, which puts a handler of its own in place: ours lets the poll loop checkpoint and end
     signal.signal(signal.SIGTERM, lambda number, frame: terminations.append(number))

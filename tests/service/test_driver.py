@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from safetensors.numpy import load_file
 
 from service.artifacts import JobFiles
-from service.driver import run_job
+from service.driver import main, run_job
 from service.settings import Settings
 from service.spec import JobSpec, parse_spec
 from service.states import Desired, JobState
@@ -307,3 +308,25 @@ def test_groups_over_several_devices_are_refused_where_there_is_one(make_world, 
     job = world.submit(make_spec(resources={"devices_per_group": 2}))
     assert world.attempt(job) == JobState.FAILED, world.why(job)
     assert "devices_per_group=2" in (world.store.get_job(job).reason or "")
+    assert not (world.folder(job) / ARTIFACTS[JobState.VALIDATING]).exists()
+
+
+@pytest.mark.ray
+def test_a_device_that_the_cluster_lacks_fails_the_job_in_its_first_attempt(
+    tmp_path: Path, make_spec, monkeypatch: pytest.MonkeyPatch
+):
+    settings = Settings(home=tmp_path)
+    monkeypatch.setenv("COHORT_SETTINGS_FILE", str(settings.write_running()))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    store = Store(settings.database_url)
+    store.create_schema()
+    job = store.create_job(make_spec(resources={"device": "cuda"}))[0].id
+    attempt = store.start_attempt(job)
+    ray.init(address="local", num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    try:
+        assert main(job, attempt) == 0
+    finally:
+        ray.shutdown()
+    ended = store.get_job(job)
+    assert (ended.state, ended.attempt) == (JobState.FAILED, 1)
+    assert (ended.reason or "").startswith("device=cuda: the cluster has no GPU.")
