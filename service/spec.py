@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
 from grouping.config import GroupingConfig
+from grouping.links import check_links
 from service.errors import SpecError
 from workers.clip.config import BackboneConfig
 from workers.data.config import ExplicitSplit, FolderSource, ManifestSource, TaskConfig
@@ -79,28 +80,7 @@ class JobSpec(Spec):
 
     @model_validator(mode="after")
     def _grouping_fits_the_tasks(self) -> "JobSpec":
-        names = {task.name for task in self.tasks}
-        for field in ("must_link", "cannot_link"):
-            for pair in getattr(self.grouping, field):
-                unknown = sorted(set(pair) - names)
-                if unknown:
-                    raise ValueError(
-                        f"grouping.{field}: {list(pair)} names {_quoted(unknown)}, which this job has no task for. "
-                        f"Its tasks are {_quoted(sorted(names)[:20])}."
-                    )
-                if pair[0] == pair[1]:
-                    raise ValueError(f"grouping.{field}: {list(pair)} links a task with itself. Name two tasks.")
-        groups, cap = self.grouping.num_groups, self.grouping.max_group_size
-        if groups != "auto" and groups > len(names):
-            raise ValueError(
-                f"grouping.num_groups={groups} exceeds the {len(names)} task(s) of this job. "
-                f"Use at most {len(names)}, or `auto`."
-            )
-        if groups != "auto" and cap is not None and groups * cap < len(names):
-            raise ValueError(
-                f"grouping: {groups} groups of at most {cap} tasks hold {groups * cap}, this job has {len(names)}. "
-                "Raise num_groups or max_group_size."
-            )
+        check_links(self.grouping, [task.name for task in self.tasks])
         return self
 
     @property
