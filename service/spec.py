@@ -81,6 +81,14 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _grouping_fits_the_tasks(self) -> "JobSpec":
         check_links(self.grouping, [task.name for task in self.tasks])
+        demands = ("num_groups", "max_group_size", "must_link", "cannot_link")
+        asked = [name for name in demands if getattr(self.grouping, name) != getattr(GroupingConfig(), name)]
+        if self.trivial_sharing is not None and asked:
+            chosen = f"sharing={self.method.sharing}" if isinstance(self.method, MmAPConfig) else "kind=zero_shot"
+            raise ValueError(
+                f"grouping: {_quoted(asked)} given, but method.{chosen} forms no groups and would ignore it. "
+                "Drop it, or set method.sharing to grouped+task."
+            )
         return self
 
     @property

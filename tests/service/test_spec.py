@@ -25,7 +25,7 @@ def test_yaml_json_bytes_and_dict_are_the_same_job() -> None:
 
 
 def test_a_spec_survives_its_own_json() -> None:
-    spec = parse_spec({**JOB, "grouping": {"must_link": [["art", "clipart"]]}, "method": {"kind": "zero_shot"}})
+    spec = parse_spec({**JOB, "grouping": {"must_link": [["art", "clipart"]]}, "training": {"epochs": 3}})
     assert type(spec).model_validate_json(spec.model_dump_json()) == spec
 
 
@@ -136,3 +136,21 @@ def test_paths_outside_the_roots_are_refused(change: dict, tmp_path) -> None:
     check_roots(parse_spec({**JOB, "backbone": {"model": f"local-dir:{tmp_path}/clip"}}), roots)
     with pytest.raises(ValueError, match="outside"):
         check_roots(parse_spec({**JOB, **change}), roots)
+
+
+@pytest.mark.parametrize(
+    "method", [{"kind": "mmap", "sharing": "alone"}, {"kind": "mmap", "sharing": "all"}, {"kind": "zero_shot"}]
+)
+@pytest.mark.parametrize(
+    "demand",
+    [
+        {"num_groups": 1},
+        {"max_group_size": 2},
+        {"must_link": [["art", "clipart"]]},
+        {"cannot_link": [["art", "clipart"]]},
+    ],
+)
+def test_demands_on_groups_are_refused_where_no_groups_are_formed(method: dict, demand: dict) -> None:
+    with pytest.raises(SpecError, match=rf"'{next(iter(demand))}' given.*would ignore it.*grouped\+task"):
+        parse_spec({**JOB, "method": method, "grouping": demand})
+    assert parse_spec({**JOB, "grouping": demand}).grouping.model_dump(exclude_defaults=True).keys() == demand.keys()
