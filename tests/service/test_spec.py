@@ -46,6 +46,11 @@ def test_a_spec_survives_its_own_json() -> None:
         ({"grouping": {"must_link": [["art", "clipart"]], "cannot_link": [["clipart", "art"]]}}, "", "Drop one of the"),
         ({"grouping": {"must_link": [["art", "clipart"]], "max_group_size": 1}}, "", "but max_group_size=1"),
         ({"grouping": {"must_link": [["art", "clipart"]], "num_groups": 2}}, "", "leaves only 1 separable"),
+        (
+            {"tasks": [{**TASK, "split": {"fraction": 0.7, "val_fraction": 0.3}}]},
+            "tasks[0].split.fraction",
+            "fraction=0.7 and val_fraction=0.3 leave nothing to test. Keep their sum under 1.",
+        ),
         ({"baselines": ["alone", "alone"]}, "", "'alone' given more than once"),
         ({"baselines": ["random"]}, "baselines[0]", "given 'random'"),
         ({"resources": {"device": "tpu"}}, "resources.device", "given 'tpu'"),

@@ -66,6 +66,15 @@ class FractionSplit(Spec):
     seed: int = 1
     """The same seed and the same data give the same split, for ever."""
 
+    @model_validator(mode="after")
+    def _something_is_left_to_test(self) -> "FractionSplit":
+        if self.fraction + self.val_fraction > 1 - 1e-9:  # rounding: a sum of 1 may come out a little below it
+            raise ValueError(
+                f"fraction={self.fraction} and val_fraction={self.val_fraction} leave nothing to test. "
+                "Keep their sum under 1."
+            )
+        return self
+
 
 class ExplicitSplit(Spec):
     """Separate sources for train, val and test, each read like the task's own source."""

@@ -68,11 +68,6 @@ def _divide(task: TaskConfig, split: ShotsSplit | FractionSplit, items: list[Ite
     if isinstance(split, ShotsSplit):
         wanted, wanted_val, cap = split.shots, _val_shots(split), split.test_per_class
     else:
-        if split.fraction + split.val_fraction >= 1:
-            raise ValueError(
-                f"Task {task.name!r}: fraction={split.fraction} and val_fraction={split.val_fraction} leave nothing to "
-                "test. Keep their sum under 1."
-            )
         wanted, wanted_val, cap = _share(split.fraction, count), _share(split.val_fraction, count), None
     train = min(max(wanted, 1), count - 1)
     val = min(wanted_val, count - 1 - train)
