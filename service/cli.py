@@ -221,10 +221,14 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle that `cohort pull` fetched.")],
     task: Annotated[str, typer.Argument(help="One of its tasks.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="The same weights elsewhere, e.g. `local-dir:PATH`.  (default: as trained)")
+    ] = None,
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `cuda:1`.")] = "cpu",
     as_json: _Json = False,
 ) -> None:
     """Classify images with a bundle, on this machine."""
-    _load("service.cli_local:predict")(bundle, task, images, as_json=as_json)
+    _load("service.cli_local:predict")(bundle, task, images, backbone=backbone, device=device, as_json=as_json)
 
 
 @app.command()

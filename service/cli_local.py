@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import typer
 
 from service import show
@@ -12,9 +13,17 @@ from workers.bundle import load_bundle
 from workers.methods.table import rows
 
 
-def predict(bundle: Path, task: str, images: list[Path], *, as_json: bool) -> None:
+def predict(bundle: Path, task: str, images: list[Path], *, backbone: str | None, device: str, as_json: bool) -> None:
     """Prints one line per image: the class and its probability."""
-    classifier = load_bundle(bundle).classifier(task)
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
+    if device not in here:
+        raise ValueError(f"--device {device}: this machine has {', '.join(here)}. Choose one of these.")
+    try:
+        opened = load_bundle(bundle, backbone=backbone, device=device)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{bundle}: its manifest is not JSON ({error}). Pull the bundle again.") from error
+    classifier = opened.classifier(task)
     logits = classifier.logits([str(image) for image in images])
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     answers: list[dict[str, Any]] = [

@@ -1,6 +1,7 @@
 """Laws of the driver: every stage once, resumable at every boundary, wishes honoured, a stale attempt silent."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import ray
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from service.artifacts import JobFiles
+from service.cli import app
 from service.driver import main, run_job
 from service.settings import Settings
 from service.spec import JobSpec, parse_spec
@@ -330,3 +333,34 @@ def test_a_device_that_the_cluster_lacks_fails_the_job_in_its_first_attempt(
     ended = store.get_job(job)
     assert (ended.state, ended.attempt) == (JobState.FAILED, 1)
     assert (ended.reason or "").startswith("device=cuda: the cluster has no GPU.")
+
+
+def test_a_bundle_predicts_with_the_backbone_that_is_named_where_its_own_is_gone(
+    make_world, make_spec, tiny_clip_dir: Path, task_folders, tmp_path: Path
+):
+    gone, here = tmp_path.parent / f"{tmp_path.name}-gone", tmp_path / "here"
+    for copy in (gone, here):
+        shutil.copytree(tiny_clip_dir, copy)
+    world = make_world()
+    job = world.submit(make_spec(backbone={"model": f"local-dir:{gone}"}, method={"kind": "zero_shot"}, baselines=[]))
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    shutil.rmtree(gone)
+    bundle = world.folder(job) / "bundle"
+    image = next(path for path in sorted(task_folders("art").rglob("*")) if path.is_file())
+
+    def predict(*options: str) -> Any:
+        return CliRunner().invoke(app, ["predict", str(bundle), "art", str(image), "--json", *options])
+
+    without = predict()
+    assert without.exit_code == 1
+    assert str(gone) in without.output
+    answer = predict("--backbone", f"local-dir:{here}", "--device", "cpu")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.output)[0]["image"] == str(image)
+    unknown = predict("--backbone", f"local-dir:{here}", "--device", "tepid")
+    assert unknown.exit_code == 1
+    assert "tepid" in unknown.output
+    (bundle / "manifest.json").write_text("{")
+    broken = predict()
+    assert broken.exit_code == 1
+    assert "its manifest is not JSON" in broken.output
