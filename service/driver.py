@@ -75,7 +75,11 @@ def main(job_id: str, attempt: int) -> int:
         log.warning("attempt %d of %s is over: attempt %d owns the job", attempt, job_id, job.attempt)
         return 0
     try:
-        launcher = RayLauncher(device=job.spec.resources.device, max_device_workers=settings.max_device_workers)
+        launcher = RayLauncher(
+            device=job.spec.resources.device,
+            max_device_workers=settings.max_device_workers,
+            gpus_per_worker=settings.gpus_per_worker,
+        )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
         store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error))
         return 0

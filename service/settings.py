@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     """The folder artifacts go to (a path or file:// URI, NFS included).  Empty: `home/storage`."""
     data_roots: Annotated[list[str], NoDecode] = ["data"]
     """Folders that jobs may read data and backbones from.  In the environment: separated as in PATH."""
+    data_schemes: Annotated[list[str], NoDecode] = ["file"]
+    """Kinds of places that data may come from: file, s3, gs, abfs, hf.  In the environment: separated by commas."""
     ray_address: str | None = None
     """The Jobs API of an existing Ray cluster (`http://host:8265`).  Left out: a Ray head of our own."""
     ray_token: SecretStr | None = None
@@ -55,7 +57,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=8.0, ge=0)
     """Seconds running drivers have to write checkpoints when the service shuts down."""
     max_device_workers: int = Field(default=2, ge=1)
-    """Device workers one job may hold on CPU."""
+    """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
+    gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
+    """Share of a GPU that one device worker takes: 0.5 puts two on each."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the embedded Ray head offers.  Left out: all."""
 
@@ -73,6 +77,17 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_roots(cls, value: list[str]) -> list[str]:
         return [str(Path(root.removeprefix("file://")).expanduser().resolve()) for root in value]
+
+    @field_validator("data_schemes", mode="before")
+    @classmethod
+    def _split_schemes(cls, value: object) -> object:
+        return [scheme.strip() for scheme in value.split(",") if scheme.strip()] if isinstance(value, str) else value
+
+    @field_validator("data_schemes")
+    @classmethod
+    def _known_schemes(cls, value: list[str]) -> list[str]:
+        DataRoots(file_roots=(), schemes=tuple(value))
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +143,7 @@ class Settings(BaseSettings):
     @property
     def roots(self) -> DataRoots:
         """What jobs may read."""
-        return DataRoots(file_roots=tuple(self.data_roots))
+        return DataRoots(file_roots=tuple(self.data_roots), schemes=tuple(self.data_schemes))
 
 
 def child_environment() -> dict[str, str]:

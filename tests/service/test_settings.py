@@ -68,3 +68,24 @@ def test_a_driver_reads_what_the_control_plane_runs_with(home: Path, monkeypatch
     assert "geheim" not in repr(ours)
     monkeypatch.setenv("COHORT_SETTINGS_FILE", str(path))
     assert Settings.load() == ours
+
+
+def test_jobs_read_files_alone_until_the_operator_switches_a_scheme_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="this service reads file"):
+        Settings.load().roots.check("s3://bucket/images")
+    monkeypatch.setenv("COHORT_DATA_SCHEMES", "file, s3")
+    settings = Settings.load()
+    assert settings.data_schemes == ["file", "s3"]
+    assert settings.roots.check("s3://bucket/images") == "s3://bucket/images"
+    monkeypatch.setenv("COHORT_DATA_SCHEMES", "ftp")
+    with pytest.raises(ValueError, match=r"data_schemes: .*'ftp'.* unknown"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1"])
+def test_a_device_worker_takes_a_share_of_one_gpu(home: Path, monkeypatch: pytest.MonkeyPatch, share: str) -> None:
+    monkeypatch.setenv("COHORT_GPUS_PER_WORKER", share)
+    with pytest.raises(ValueError, match="gpus_per_worker: "):
+        Settings.load()

@@ -137,6 +137,13 @@ class RayLauncher(Launcher):
         gpus_per_worker: float = 1.0,
         address: str = "auto",
     ) -> None:
+        """
+        Args:
+            device: auto, cpu or cuda.  ValueError for one that the cluster lacks.
+            max_device_workers: most workers at a time on CPU; GPUs are all used.
+            gpus_per_worker: share of one GPU, at most 1.
+            address: the cluster, unless this process is connected already.
+        """
         if not ray.is_initialized():
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
         self.num_threads = num_threads
@@ -158,8 +165,9 @@ class RayLauncher(Launcher):
                     f"Use at most {int(present)}, or add machines."
                 )
             return int(present // devices)
-        share = self._gpus_per_worker if self._device == "cuda" else self.num_threads
-        return max(1, min(self._max_device_workers, int(present / share)))
+        if self._device == "cuda":
+            return workers_on_gpus(present, self._gpus_per_worker)
+        return max(1, min(self._max_device_workers, int(present / self.num_threads)))
 
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
         for unit in groups:
@@ -260,6 +268,11 @@ class RayLauncher(Launcher):
 
     def _present(self, device: str) -> float:
         return ray.cluster_resources().get(_unit(device), 0.0)
+
+
+def workers_on_gpus(gpus: float, share: float) -> int:
+    """How many workers that each take a share of one GPU fit: whole workers on every GPU, none across two."""
+    return max(1, int(gpus) * int(1 / share + 1e-9))
 
 
 def _unit(device: str) -> str:

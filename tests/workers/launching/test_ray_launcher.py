@@ -14,7 +14,7 @@ from ray.util.state import list_actors
 from workers.launching.board import Outcome, Update
 from workers.launching.launcher import DuplicateAttempt, Running
 from workers.launching.ray_group import NAMESPACE, group_actor_name
-from workers.launching.ray_launcher import RayLauncher
+from workers.launching.ray_launcher import RayLauncher, workers_on_gpus
 from workers.training.results import GroupResult
 
 pytestmark = pytest.mark.ray
@@ -131,3 +131,10 @@ def test_devices_that_the_cluster_lacks_are_refused_before_anything_starts(launc
         launcher.capacity(64)
     with pytest.raises(ValueError, match="device=cuda: the cluster has no GPU"):
         RayLauncher(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "workers"), [(8, 1.0, 8), (8, 0.5, 16), (2, 0.1, 20), (3, 0.6, 3), (1, 1 / 3, 3), (0.5, 1.0, 1)]
+)
+def test_every_gpu_holds_as_many_whole_workers_as_fit(gpus: float, share: float, workers: int):
+    assert workers_on_gpus(gpus, share) == workers
