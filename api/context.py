@@ -7,9 +7,9 @@ from fastapi import Depends, Request
 
 from api.problems import BodyTooLarge, UnsupportedBody
 from service.control_plane import ControlPlane
+from service.spec import MAX_BYTES
 from service.views import Views
 
-MAX_BODY_BYTES = 2**20
 _JSON = {"application/json"}
 _YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/vnd.yaml"}
 
@@ -43,9 +43,9 @@ async def job_text(request: Request) -> JobText:
     text = bytearray()
     async for chunk in request.stream():
         text += chunk
-        if len(text) > MAX_BODY_BYTES:
+        if len(text) > MAX_BYTES:
             raise BodyTooLarge(
-                f"The body has more than {MAX_BODY_BYTES} bytes, the most a job description may have. "
+                f"The body has more than {MAX_BYTES} bytes, the most a job description may have. "
                 "Name a manifest per task instead of long lists of classes."
             )
     return JobText(bytes(text), kind in _JSON)

@@ -24,7 +24,7 @@ from workers.training.config import ProfileConfig, TrainConfig
 
 Baseline = Literal["zero_shot", "alone", "all"]
 MAX_TASKS = 1000
-MAX_BYTES = 4 * 2**20  # a thousand tasks with a few hundred class names each fit; more belongs into manifests
+MAX_BYTES = 2**20  # a thousand tasks with a few dozen class names each fit; more belongs into manifests
 MAX_DEPTH = 32
 MAX_TOLD = 50
 

@@ -8,6 +8,7 @@ from api.problems import STATUS, status_of
 from service import errors
 from service.control_plane import ControlPlane
 from service.settings import Settings
+from service.spec import MAX_BYTES
 
 YAML = {"Content-Type": "application/yaml"}
 
@@ -30,7 +31,7 @@ YAML = {"Content-Type": "application/yaml"}
         ("GET", "/v1/jobs/job-000000000000/groups/g1/logs", {}, "", 404),
         ("POST", "/v1/jobs/job-000000000000/cancel", {}, "", 404),
         ("DELETE", "/v1/jobs", {}, "", 405),
-        ("POST", "/v1/jobs", YAML, "x" * (2**20 + 1), 413),
+        ("POST", "/v1/jobs", YAML, "x" * (MAX_BYTES + 1), 413),
         ("POST", "/v1/jobs", {"Content-Type": "text/plain"}, "name: x", 415),
         ("POST", "/v1/jobs", {}, "", 415),
         ("POST", "/v1/jobs", YAML, "- a list", 422),
