@@ -16,10 +16,12 @@ def profile(run: JobRun) -> None:
     if run.spec.trivial_sharing is not None:
         return
     run.enter(JobState.PROFILING)
-    if run.files.exists(ARTIFACT):
-        return
     method = run.spec.method if isinstance(run.spec.method, MmAPConfig) else MmAPConfig()
     unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
+    run.put_groups((unit,))
+    if run.files.exists(ARTIFACT):  # of an attempt that may have ended before it could say so
+        run.update_group(unit.id, state="done", reason=None)
+        return
 
     def on_end(work: Work, outcome: Outcome) -> list[Work]:
         if outcome.kind != "done":
@@ -27,7 +29,6 @@ def profile(run: JobRun) -> None:
             raise StageFailed(f"The shared prompt could not be trained: {outcome.error}", outcome.traceback)
         return []
 
-    run.put_groups((unit,))
     work = ProfileWork(
         **run.common(),
         groups=(unit,),

@@ -39,8 +39,8 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     documents = {
         "spec.json": run.spec.model_dump_json(indent=1),
         "plan.json": run.files.read_text(PLAN),
-        "datasets.json": json.dumps(found, indent=1),
-        "metrics.json": json.dumps(result_rows(trained), indent=1),
+        "datasets.json": json.dumps(found, indent=1, allow_nan=False),
+        "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
         "report.html": render_report(report_inputs(run, trained, found, versions=versions)),
     }
     run.check()

@@ -4,6 +4,7 @@ A group is finished when its `result.json` is there, so a restart trains only wh
 split in two and tried again from its checkpoints, until the group at fault fails alone and its siblings are done.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +164,7 @@ def result_rows(trained: Trained) -> list[dict[str, Any]]:
                         "group": group,
                         "baseline": baseline,
                         "accuracy": found.accuracy,
-                        "loss": found.loss,
+                        "loss": found.loss if math.isfinite(found.loss) else None,  # JSON has no number for it
                         "num_test": found.num_test,
                     }
                 )

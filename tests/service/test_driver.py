@@ -48,6 +48,18 @@ class DyingStore(Store):
         return super().move(job_id, to, **fields)
 
 
+class SpeechlessStore(Store):
+    """A store in front of which the driver dies, right before it says that a group is done."""
+
+    dies_before_done: str | None = None
+
+    def update_group(self, job_id: str, group_id: str, *, attempt: int, **fields: Any) -> bool:
+        if fields.get("state") == "done" and group_id == self.dies_before_done:
+            self.dies_before_done = None
+            raise Killed
+        return super().update_group(job_id, group_id, attempt=attempt, **fields)
+
+
 class WishingStore(Store):
     """A store whose user changes their mind as soon as a group reports progress in training."""
 
@@ -163,6 +175,19 @@ def test_a_killed_attempt_is_continued_at_the_stage_whose_artifact_is_missing(ma
     assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert world.learned(job) == world.learned(undisturbed)
+
+
+def test_a_profile_whose_attempt_died_before_it_could_say_so_is_done(make_world, make_spec):
+    world = make_world(SpeechlessStore("sqlite://"))
+    job = world.submit(make_spec(baselines=[]))
+    world.store.dies_before_done = "shared"
+    with pytest.raises(Killed):
+        world.attempt(job)
+    assert (world.folder(job) / ARTIFACTS[JobState.PROFILING]).is_file()
+    assert [group.state for group in world.store.groups(job)] == ["running"]
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    assert {group.id: group.state for group in world.store.groups(job)}["shared"] == "done"
 
 
 @pytest.mark.parametrize("stage", list(ARTIFACTS))
@@ -364,3 +389,20 @@ def test_a_bundle_predicts_with_the_backbone_that_is_named_where_its_own_is_gone
     broken = predict()
     assert broken.exit_code == 1
     assert "its manifest is not JSON" in broken.output
+
+
+def test_a_loss_that_is_no_number_is_null_in_what_is_published(make_world, make_spec):
+    world = make_world(DyingStore("sqlite://"))
+    job = world.submit(make_spec(method={"kind": "zero_shot"}, baselines=[]))
+    world.store.dies_before = JobState.PUBLISHING
+    with pytest.raises(Killed):
+        world.attempt(job)
+    (result,) = world.folder(job).glob("groups/*/result.json")
+    found = json.loads(result.read_text())
+    found["results"]["art"]["loss"] = float("inf")
+    result.write_text(json.dumps(found))
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    rows = {row["task"]: row["loss"] for row in world.files(job).read_json("bundle/metrics.json")}
+    assert rows["art"] is None
+    assert rows["photo"] > 0
