@@ -51,6 +51,8 @@ def load_bundle(
             f"{folder} has no {MANIFEST}: it is no bundle, or an unfinished one. Give the folder `cohort pull` wrote."
         )
     manifest = json.loads((folder / MANIFEST).read_text())
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{folder / MANIFEST} is no JSON object. Pull the bundle again.")
     if manifest.get("format") != FORMAT:
         raise ValueError(
             f"{folder}: bundle format {manifest.get('format')}, this Cohort reads {FORMAT}. Use the version that "

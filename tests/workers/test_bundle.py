@@ -86,6 +86,9 @@ def test_an_unfinished_damaged_or_newer_bundle_is_refused(trained: tuple[Path, G
     (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(ValueError, match="bundle format 99"):
         load_bundle(folder)
+    (folder / MANIFEST).write_text("[]")
+    with pytest.raises(ValueError, match="is no JSON object"):
+        load_bundle(folder)
     (folder / MANIFEST).unlink()
     with pytest.raises(ValueError, match=r"has no manifest\.json"):
         load_bundle(folder)
