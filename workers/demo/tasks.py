@@ -193,6 +193,7 @@ def _split(number: int) -> str:
     return "val" if number < TRAIN_PER_CLASS + VAL_PER_CLASS else "test"
 
 
+@cache  # a few kilobytes a picture, and every stage of a job asks for all of them
 def _read(task_name: str, label: int, number: int) -> bytes:
     task = DEMO_TASKS[task_name]
     seed = hashlib.sha256(f"{task_name}/{label}/{number}".encode()).digest()
