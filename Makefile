@@ -53,7 +53,7 @@ browser:
 	elif sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	else echo "No Chromium found. For the browser tests run: sudo sh -c '$$install'"; fi
 
-test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chromium, a GPU where there is one.
+test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chromium.
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
