@@ -197,7 +197,9 @@ def _task_sentence(
         sentence = f"{name} trains alone: no other task could be compared with it."
     elif not partners:
         sentence = f"{name} trains alone: the nearest task is {_said(nearest[0])}"
-        sentence += f"; pairs above {decision.threshold:.2f} speak for training together in this job."
+        sentence += f"; pairs above {decision.threshold:.2f} speak for training together in this job"
+        above = nearest[0].similarity is not None and nearest[0].similarity > decision.threshold
+        sentence += ", but the clustering of all tasks sets it apart." if above else "."
     else:
         mean = float(np.mean([row[at[task]] for task in partners]))
         sentence = f"{name} trains with {_names(partners)}: similarity {mean:.2f}"
