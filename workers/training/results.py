@@ -21,8 +21,8 @@ class Progress:
     num_steps: int
     losses: dict[str, float]
     """Training loss of the latest step, per task."""
-    accuracies: dict[str, float]
-    """Latest validation accuracy, per task; empty until the first validation."""
+    scores: dict[str, float]
+    """Latest validation score, per task; empty until the first validation."""
     images_per_second: float
     lr: float
 
@@ -33,15 +33,20 @@ class TaskResult:
 
     task: str
     group: str
-    accuracy: float
-    """Top-1, 0..1."""
+    metric: str
+    """What `score` is: `accuracy`, `mean_average_precision` or `recall@1`, as the task's kind has it."""
+    score: float
+    """0..1, higher is better."""
+    metrics: dict[str, float]
+    """All that was measured on the test images, by name; `metric` is one of them."""
     loss: float
-    """Mean cross-entropy in nats."""
+    """Mean loss in nats."""
     num_test: int
-    val_accuracy: float | None
+    """Test images."""
+    val_score: float | None
     """None if the task has no validation images."""
-    correct: list[bool]
-    """Per test image, in the order of the test set."""
+    per_image: list[float]
+    """Every test image's share of the score, in the order of the test set; for `accuracy` 1 or 0."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class GroupResult:
     tasks: tuple[str, ...]
     results: dict[str, TaskResult]
     curves: list[dict]
-    """Points {"step", "task", "loss"} and {"step", "task", "val_accuracy"}."""
+    """Points {"step", "task", "loss"} and {"step", "task", "val_score"}."""
     parameters: dict[str, int]
     """`group_shared`, `task_specific`, `total`."""
     seconds: float
