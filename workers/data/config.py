@@ -9,6 +9,9 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from workers.spec import Spec
 
+TaskKind = Literal["classification", "multi_label", "retrieval"]
+"""What a task asks: the one class of an image, which of the classes are in it, or which caption belongs to it."""
+
 
 class FolderSource(Spec):
     """One sub-folder per class; the folder's name is the class name unless the task lists its own."""
@@ -19,7 +22,10 @@ class FolderSource(Spec):
 
 
 class ManifestSource(Spec):
-    """A CSV, JSONL or Parquet table with one row per image; relative paths are relative to the table."""
+    """A CSV, JSONL or Parquet table with one row per image; relative paths are relative to the table.
+
+    A retrieval task may have several rows per image, which add captions in the order of the rows.
+    """
 
     kind: Literal["manifest"] = "manifest"
     uri: str
@@ -27,7 +33,12 @@ class ManifestSource(Spec):
     path_column: str = "path"
     """Column with the image's path or URI."""
     label_column: str = "label"
-    """Column with the class name."""
+    """Column with the class name; for multi_label with all of them: a list (JSONL, Parquet) or a text with separators.
+    Nothing there means that no class is in the image.  A retrieval task does not read it."""
+    label_separator: str = Field(default="|", min_length=1)
+    """What stands between the labels of a text; multi_label only."""
+    caption_column: str = "caption"
+    """Column with the image's caption: a text, or a list of texts (JSONL, Parquet); retrieval only."""
     split_column: str | None = None
     """Column that says train, val or test; left out: the task's split decides."""
 
@@ -57,10 +68,14 @@ class ShotsSplit(Spec):
 
 
 class FractionSplit(Spec):
-    """A fraction of every class to train on, a fraction to validate, all others to test."""
+    """A fraction of every class to train on, a fraction to validate, all others to test.
 
-    fraction: float = Field(gt=0, lt=1)
-    """Training share of every class's images (at least one)."""
+    Multi-label and retrieval tasks have no class to divide by: there it is a fraction of all images.
+    """
+
+    fraction: float = Field(gt=0, le=1)
+    """Training share of every class's images (at least one).  1: all training images of a source that has parts of
+    its own (a split column, a demo task)."""
     val_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Validation share of every class's images."""
     seed: int = 1
@@ -68,7 +83,12 @@ class FractionSplit(Spec):
 
     @model_validator(mode="after")
     def _something_is_left_to_test(self) -> "FractionSplit":
-        if self.fraction + self.val_fraction > 1 - 1e-9:  # rounding: a sum of 1 may come out a little below it
+        everything = (
+            self.fraction == 1 and self.val_fraction == 0
+        )  # allowed where the source has a test part: TaskConfig
+        if (
+            not everything and self.fraction + self.val_fraction > 1 - 1e-9
+        ):  # rounding: a sum of 1 may come out a little below it
             raise ValueError(
                 f"fraction={self.fraction} and val_fraction={self.val_fraction} leave nothing to test. "
                 "Keep their sum under 1."
@@ -100,22 +120,41 @@ SplitConfig = Annotated[
 ]
 
 
+_UNSPLIT = FractionSplit(fraction=0.5, val_fraction=0.1)
+"""Split of a multi-label or retrieval task that says none, from a source that has no parts of its own."""
+
+
 class TaskConfig(Spec):
-    """One classification problem of a job."""
+    """One problem of a job: images, and what is asked of them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     """Unique within the job; letters, digits, dot, dash and underscore."""
+    kind: TaskKind = "classification"
+    """classification: one class per image.  multi_label: any number of classes per image.  retrieval: images and the
+    captions that belong to them, searched both ways."""
     source: SourceConfig
-    """Where the images come from."""
+    """Where the images come from; multi_label and retrieval need a manifest (or a demo task of that kind)."""
     split: SplitConfig = ShotsSplit(shots=16)
-    """Which images train, validate and test."""
+    """Which images train, validate and test.  By shots: classification only.  Left out for multi_label and retrieval:
+    the parts of the source as they are, or else half to train, a tenth to validate and the rest to test."""
     template: str = "a photo of a {}."
-    """The sentence around a class name; `{}` stands for the name."""
+    """The sentence around a class name; `{}` stands for the name.  A retrieval task's captions are whole sentences:
+    there it is `{}`."""
     class_names: list[str] | dict[str, str] | None = None
     """Names for the classes: a list in the order of the sorted source labels, or source label -> name.
-    Left out: the source's labels with `_` turned into a space."""
+    Left out: the source's labels with `_` turned into a space.  A retrieval task has no classes."""
     bad_image_budget: float = Field(default=0.01, ge=0, le=1)
     """Share of images that may be unreadable (skipped and counted) before the task is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_follow_the_kind(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("kind") not in ("multi_label", "retrieval"):
+            return given
+        filled = {"split": FractionSplit(fraction=1) if _has_parts(given.get("source")) else _UNSPLIT}
+        if given["kind"] == "retrieval":
+            filled["template"] = "{}"
+        return filled | given
 
     @field_validator("template")
     @classmethod
@@ -125,7 +164,59 @@ class TaskConfig(Spec):
         return value
 
     @model_validator(mode="after")
-    def _explicit_split_needs_files(self) -> "TaskConfig":
+    def _split_fits_the_source(self) -> "TaskConfig":
         if isinstance(self.split, ExplicitSplit) and isinstance(self.source, DemoSource):
             raise ValueError("a demo source has its own train, val and test images: use a split by shots or fraction.")
+        if isinstance(self.split, FractionSplit) and self.split.fraction == 1 and not _has_parts(self.source):
+            raise ValueError(
+                "fraction=1.0 leaves nothing to test, since the source has no parts of its own. Give a fraction under "
+                "1, or a manifest with a split_column."
+            )
         return self
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> "TaskConfig":
+        if self.kind != "classification":
+            if isinstance(self.source, FolderSource):
+                raise ValueError(
+                    f"kind={self.kind!r} with a folder source, which says one class per image. Use a manifest source "
+                    "(.csv, .jsonl or .parquet), or kind='classification'."
+                )
+            if isinstance(self.split, ShotsSplit):
+                why = "an image has several classes" if self.kind == "multi_label" else "an image has no class"
+                raise ValueError(
+                    f"kind={self.kind!r} with a split by shots, which counts images per class, but {why}. Use "
+                    "fraction, separate train and test sources, or a split_column."
+                )
+        if self.kind == "retrieval":
+            if self.class_names is not None:
+                raise ValueError("kind='retrieval' with class_names, but captions take their place. Leave it out.")
+            if self.template != "{}":
+                raise ValueError(
+                    f"kind='retrieval' with template={self.template!r}, but captions are whole sentences. Leave it out."
+                )
+        if isinstance(self.source, ManifestSource):
+            _refuse_columns_of_other_kinds(self.kind, self.source)
+        return self
+
+
+def _has_parts(source: Any) -> bool:
+    """Whether a source, as it was given or validated, says itself which images train and test."""
+    if isinstance(source, dict):
+        return source.get("kind") == "demo" or bool(source.get("split_column"))
+    return isinstance(source, DemoSource) or bool(getattr(source, "split_column", None))
+
+
+def _refuse_columns_of_other_kinds(kind: TaskKind, source: ManifestSource) -> None:
+    owners = {
+        "label_column": ("classification", "multi_label"),
+        "label_separator": ("multi_label",),
+        "caption_column": ("retrieval",),
+    }
+    for field, kinds in owners.items():
+        value = getattr(source, field)
+        if kind not in kinds and value != ManifestSource.model_fields[field].default:
+            raise ValueError(
+                f"kind={kind!r} with {field}={value!r}, which is for {' and '.join(kinds)}. Leave it out, or change "
+                "the kind."
+            )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.cache import NUM_THREADS, ImageCache
-from workers.data.config import TaskConfig
+from workers.data.config import TaskConfig, TaskKind
 from workers.data.decoding import UnreadableImage
 from workers.data.files import FAULTS_OF_THE_DATA
 from workers.data.listing import PARTS, Item, Listing
@@ -39,8 +39,11 @@ class ImageSet:
     images: np.ndarray
     """uint8 [images, 3, size, size], memory-mapped and read-only."""
     labels: np.ndarray
-    """int64 [images]."""
+    """classification: int64 [images]; multi_label: uint8 [images, classes], one where the class is in the image;
+    retrieval: int64 [images], all zero."""
     keys: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...] = ()
+    """retrieval: the captions of every image, at least one each; else empty."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class TaskData:
 
     name: str
     class_names: tuple[str, ...]
+    """Empty for retrieval."""
     template: str
     train: ImageSet
     val: ImageSet
@@ -59,6 +63,7 @@ class TaskData:
     num_unreadable: int
     unreadable: tuple[str, ...]
     """Keys of the first 20 images that could not be read."""
+    kind: TaskKind = "classification"
 
 
 def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path) -> TaskData:
@@ -88,6 +93,7 @@ def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: 
         fingerprint=_fingerprint(listing.class_names, parts, contents),
         num_unreadable=len(reasons),
         unreadable=tuple(sorted(reasons)[:NUM_NAMED]),
+        kind=task.kind,
     )
 
 
