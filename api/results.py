@@ -32,13 +32,13 @@ def plan(
     return views.plan(job_id, number)
 
 
-@router.get("/metrics", summary="Losses, validation accuracies, speed")
+@router.get("/metrics", summary="Losses, validation scores, speed")
 def metrics(
     job_id: str,
     views: ViewsOf,
     group: Annotated[str | None, Query(description="Only of this group.")] = None,
     task: Annotated[str | None, Query(description="Only of this task.")] = None,
-    name: Annotated[str | None, Query(description="Only of this name, e.g. `val_accuracy`.")] = None,
+    name: Annotated[str | None, Query(description="Only of this name, e.g. `val_score`.")] = None,
     after: Annotated[int, Query(ge=0, lt=2**53, description="The `next` of the page before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Numbers per page.")] = 1000,
 ) -> wire.MetricPage:
@@ -46,7 +46,7 @@ def metrics(
     return views.metrics(job_id, group=group, task=task, name=name, after=after, limit=limit)
 
 
-@router.get("/results", summary="Test accuracies")
+@router.get("/results", summary="Test scores")
 def results(job_id: str, views: ViewsOf) -> wire.Results:
     """Every task under the plan and under every baseline."""
     return views.results(job_id)

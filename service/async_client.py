@@ -143,7 +143,7 @@ class AsyncCohort:
             cursor = page.next
 
     async def results(self, job_id: str) -> wire.Results:
-        """Test accuracies under the plan and under every baseline."""
+        """Test scores under the plan and under every baseline."""
         return await self._send(calls.results(job_id))
 
     async def cancel(self, job_id: str) -> wire.Job:

@@ -142,7 +142,7 @@ def show_job(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
 
 @app.command()
 def watch(ctx: typer.Context, job: _JobId) -> None:
-    """Follow a job to its end: stages, groups, a bar per group, loss and accuracy.  Ctrl-C leaves it running."""
+    """Follow a job to its end: stages, groups, a bar per group, loss and score.  Ctrl-C leaves it running."""
     with _client(ctx) as client:
         _watch(client, _id(client, job))
 
@@ -160,7 +160,7 @@ def groups(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
 
 @app.command()
 def results(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
-    """Show every task's test accuracy under the plan and under the baselines."""
+    """Show every task's test score under the plan and under the baselines."""
     with _client(ctx) as client:
         found = client.results(_id(client, job))
     _print(found, as_json, lambda: [show.results_table(found)])
@@ -295,7 +295,10 @@ def _watch(client: Cohort, job_id: str) -> None:
 
 def _validation_line(found: wire.Validation) -> str:
     if found.valid:
-        seen = (f"{task.task}: {task.num_classes} classes, {task.num_images} images" for task in found.tasks)
+        seen = (
+            f"{task.task}: {f'{task.num_classes} classes' if task.num_classes else task.kind}, {task.num_images} images"
+            for task in found.tasks
+        )
         return "The job would be accepted.\n" + "\n".join(seen)
     faults = [f"- {fault.path}: {fault.problem}" if fault.path else f"- {fault.problem}" for fault in found.faults]
     faults += [f"- {task.problem}" for task in found.tasks if task.problem]

@@ -92,7 +92,7 @@ def _wait_until_it_answers(service: subprocess.Popen[bytes], home: Path) -> Conn
 
 
 def _tell(client: Cohort, job: wire.Job, console: Console) -> None:
-    """How the tasks agree, the groups and why, and the test accuracies."""
+    """How the tasks agree, the groups and why, and the test scores."""
     similarity, groups = client.similarity(job.id), client.groups(job.id)
     if similarity.similarity:
         console.print(Text("\nHow the tasks agree (similarity of their gradients)", style="bold"))
@@ -100,8 +100,9 @@ def _tell(client: Cohort, job: wire.Job, console: Console) -> None:
     console.print(Text("The groups, and why", style="bold"))
     console.print(show.groups_table(groups))
     console.print(show.reasons_table(groups))
-    console.print(Text("Test accuracy, %", style="bold"))
-    console.print(show.results_table(client.results(job.id)))
+    results = client.results(job.id)
+    console.print(Text(show.results_title(results), style="bold"))
+    console.print(show.results_table(results))
 
 
 def _where(job: wire.Job, home: Path, connection: Connection, console: Console, *, keep: bool) -> None:

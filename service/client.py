@@ -148,7 +148,7 @@ class Cohort:
             cursor = page.next
 
     def results(self, job_id: str) -> wire.Results:
-        """Test accuracies under the plan and under every baseline."""
+        """Test scores under the plan and under every baseline."""
         return self._send(calls.results(job_id))
 
     def cancel(self, job_id: str) -> wire.Job:

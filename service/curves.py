@@ -1,4 +1,4 @@
-"""Losses and accuracies over steps as the lines of small charts.
+"""Losses and scores over steps as the lines of small charts.
 
 It knows no HTML: a template draws what stands here, so that every name passes the template's escaping.
 Lengths are SVG user units, equal to CSS pixels at full size.
@@ -27,8 +27,8 @@ class Curve:
 
     group: str
     task: str
-    quantity: Literal["loss", "val_accuracy"]
-    """Training loss in nats, or top-1 on validation images, 0..1."""
+    quantity: Literal["loss", "val_score"]
+    """Training loss in nats, or the score on validation images, 0..1."""
     points: tuple[tuple[float, float], ...]
     """(step, value), by step; values that are not finite are left out of the drawing."""
 
@@ -82,7 +82,7 @@ def chart(curves: Sequence[Curve], colours: Mapping[str, int]) -> Chart | None:
     drawn = {task: points for task, points in drawn.items() if points}
     if not drawn:
         return None
-    percent = curves[0].quantity == "val_accuracy"
+    percent = curves[0].quantity == "val_score"
     values = [value for points in drawn.values() for _, value in points]
     x_ticks = ticks(0, max(1, *(points[-1][0] for points in drawn.values())))
     y_ticks = ticks(min(values), max(values))

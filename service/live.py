@@ -1,4 +1,4 @@
-"""A job as it goes: stages, groups, a bar per group, loss and accuracy as they come.
+"""A job as it goes: stages, groups, a bar per group, loss and score as they come.
 
 In a terminal the picture is redrawn in place; elsewhere (a pipe, a CI log) every change is a line.
 """
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from service import wire
 from service.client import Cohort
+from service.scores import METRIC_OF, title
 from service.states import STAGE_OF, JobState
 
 POLL_SECONDS = 0.5
@@ -50,7 +51,7 @@ class JobView:
         self._events: list[wire.Event] = []
         self._seen_event = 0
         self._seen_metric = 0
-        self._accuracies: dict[str, dict[str, float]] = defaultdict(dict)
+        self._scores: dict[str, dict[str, float]] = defaultdict(dict)
         self._told: dict[str, str] = {}
 
     def look(self) -> bool:
@@ -61,16 +62,16 @@ class JobView:
             self._seen_event = self.new_events[-1].seq
             self._events = [*self._events, *self.new_events][-_KEPT_EVENTS:]
         self.groups = self._client.groups(self.job.id).groups
-        for metric in self._client.metrics(self.job.id, name="val_accuracy", after=self._seen_metric):
+        for metric in self._client.metrics(self.job.id, name="val_score", after=self._seen_metric):
             self._seen_metric = metric.id
             if metric.task is not None and metric.value is not None:
-                self._accuracies[metric.group][metric.task] = metric.value
+                self._scores[metric.group][metric.task] = metric.value
         return self.job.is_finished
 
     def picture(self) -> RenderableType:
         """Stages, groups and the latest events."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("group", "tasks", "progress", "", "loss", "val. accuracy"):
+        for column in ("group", "tasks", "progress", "", "loss", "validation"):
             table.add_column(column, style=None, header_style="dim", overflow="ellipsis", no_wrap=True)
         for group in self.groups:
             done = group.state == "done"
@@ -78,7 +79,7 @@ class JobView:
             bar = ProgressBar(total=total, completed=total if done else group.step, width=24)
             steps = f"{group.step}/{group.num_steps}" if group.num_steps else ""
             label = Text(f"{steps} {group.state}", style="red" if group.state == "failed" else "")
-            table.add_row(group.id, _names(group.tasks), bar, label, self.loss(group), self.accuracy(group))
+            table.add_row(group.id, _names(group.tasks), bar, label, self.loss(group), self.scores(group))
         lines = [Text(f"  {event.message}", style=_LEVELS.get(event.level, "dim")) for event in self._events]
         return Group(self._headline(), table, *lines)
 
@@ -93,16 +94,20 @@ class JobView:
                 parts = [f"{group.id} ({_names(group.tasks)}): {group.state}"]
                 parts += [f"step {group.step}/{group.num_steps}"] if group.num_steps else []
                 parts += [f"loss {self.loss(group)}"] if group.losses else []
-                parts += [f"val. accuracy {self.accuracy(group)}"] if self.accuracy(group) else []
+                parts += [f"val. {self.scores(group)}"] if self.scores(group) else []
                 lines.append(", ".join(parts) + (f": {group.reason}" if group.reason else ""))
         return lines
 
     def loss(self, group: wire.Group) -> str:
         return f"{fmean(group.losses.values()):.3f}" if group.losses else ""
 
-    def accuracy(self, group: wire.Group) -> str:
-        values = self._accuracies.get(group.id)
-        return f"{100 * fmean(values.values()):.1f} %" if values else ""
+    def scores(self, group: wire.Group) -> str:
+        """The mean validation score, for each metric of the group's tasks."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for task in self.job.spec.tasks:
+            if (score := self._scores[group.id].get(task.name)) is not None:
+                values[METRIC_OF[task.kind]].append(score)
+        return ", ".join(f"{title(metric)} {100 * fmean(scores):.1f} %" for metric, scores in values.items())
 
     def _headline(self) -> Text:
         """Every stage, those behind us with their seconds, the present one in colour."""

@@ -170,13 +170,18 @@ class ResultRow:
     group: str
     baseline: Literal["zero_shot", "alone", "all"] | None
     """None: under the job's own plan."""
-    accuracy: float | None
+    metric: str
+    """What `score` is: `accuracy`, `mean_average_precision` or `recall@1`."""
+    score: float | None
+    metrics: dict[str, float | None]
+    """All that was measured, by name."""
     loss: float | None
     num_test: int
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        return cls(row["task"], row["group"], row["baseline"] or None, row["accuracy"], row["loss"], row["num_test"])
+        same = ("task", "group", "metric", "score", "metrics", "loss", "num_test")
+        return cls(**{name: row[name] for name in same}, baseline=row["baseline"] or None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from grouping.plan import Plan
 from service.curves import NUM_COLOURS, Chart, Curve, chart
 from service.heat_map import heat_map, shown_order
+from service.scores import LEGENDS, by_metric, title
 from service.spec import JobSpec
 
 Kind = Literal["plan", "all", "alone", "zero_shot", "shared"]
@@ -37,22 +38,49 @@ class ReportJob:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Test accuracies (top-1, 0..1) of one task.  None: this was not trained, or failed."""
+    """Test scores (0..1) of one task.  None: this was not trained, or failed."""
 
     task: str
     group: str | None
     """Its group in the plan; None if the plan excluded it."""
+    metric: str
+    """What the scores are."""
     class_names: tuple[str, ...]
     num_test: int
-    grouped: float | None
+    grouped: float | None = None
     zero_shot: float | None = None
     alone: float | None = None
     all: float | None = None
+    num_captions: int = 0
+    """Of a retrieval task, which has no classes."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """All that was measured in its group, by name."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """What the method says of the task, by name."""
 
     def difference(self, baseline: str) -> float | None:
-        """Accuracy in its group minus a baseline's, or None if either is missing."""
+        """Score in its group minus a baseline's, or None if either is missing."""
         other = getattr(self, baseline)
         return None if self.grouped is None or other is None else self.grouped - other
+
+    @property
+    def transfer_difficulty(self) -> float | None:
+        """Accuracy of guessing over zero-shot accuracy (Yu et al. 2023, Figure 4); None where either is not known."""
+        if self.metric != "accuracy" or not self.zero_shot:  # with nothing right it is beyond all numbers
+            return None
+        return 1 / (len(self.class_names) * self.zero_shot)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Plain means over the tasks of one metric that have a value."""
+
+    metric: str
+    num_tasks: int
+    scores: Mapping[str, float | None]
+    """By way: `grouped` and the baselines."""
+    differences: Mapping[str, float | None]
+    """By baseline: what the groups gained."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +124,17 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class Panel:
-    """The charts of one group, or of all tasks that trained alone."""
+    """The charts of one group, or of all tasks that trained alone, for its tasks of one metric."""
 
     title: str
+    metric: str
     loss: Chart | None
-    accuracy: Chart | None
+    score: Chart | None
 
 
 def render_report(inputs: ReportInputs) -> str:
     """The report as one HTML document."""
     order = shown_order(inputs.plan)
-    differences = {name: _mean([score.difference(name) for score in inputs.scores]) for name in BASELINES}
     return _template().render(
         job=inputs.job,
         plan=inputs.plan,
@@ -115,8 +143,11 @@ def render_report(inputs: ReportInputs) -> str:
         versions=inputs.versions,
         warnings=inputs.warnings,
         baselines={name: title for name, title in BASELINES.items() if name in inputs.job.spec.baselines},
-        means={name: _mean([getattr(score, name) for score in inputs.scores]) for name in ("grouped", *BASELINES)},
-        differences=differences,
+        means=[_means(metric, scores) for metric, scores in by_metric(inputs.scores).items()],
+        legends=LEGENDS,
+        measured=[score for score in inputs.scores if len(score.metrics) > 1],
+        difficulty=inputs.job.spec.method.kind == "taskres",
+        details=list(dict.fromkeys(name for score in inputs.scores for name in score.details)),
         hurt=[score.task for score in inputs.scores if (score.difference("alone") or 0) < 0],
         learned=sum(run.learned or 0 for run in inputs.runs if run.kind == "plan"),
         reasons={reason.task: reason for reason in inputs.plan.tasks},
@@ -158,17 +189,29 @@ def _panels(inputs: ReportInputs) -> list[Panel]:
             if run.kind == kind:
                 found = [curve for curve in inputs.curves if curve.group == run.id]
                 sections.setdefault(titles.get(kind, f"Group {run.id}"), []).extend(found)
+    metrics = by_metric(inputs.scores)
     panels = []
-    for title, curves in sections.items():
+    for heading, curves in sections.items():
         named = tasks if len(tasks) <= NUM_COLOURS else [task for task in tasks if any(c.task == task for c in curves)]
         colours = {task: number for number, task in enumerate(named[:NUM_COLOURS], start=1)}
-        loss, accuracy = (
-            chart([curve for curve in curves if curve.quantity == quantity], colours)
-            for quantity in ("loss", "val_accuracy")
-        )
-        if loss or accuracy:
-            panels.append(Panel(title, loss, accuracy))
+        for metric, scores in metrics.items():
+            mine = {score.task for score in scores}
+            loss, score = (
+                chart([curve for curve in curves if curve.quantity == quantity and curve.task in mine], colours)
+                for quantity in ("loss", "val_score")
+            )
+            if loss or score:
+                panels.append(Panel(heading + f", by {title(metric)}" * (len(metrics) > 1), metric, loss, score))
     return panels
+
+
+def _means(metric: str, scores: Sequence[TaskScores]) -> Means:
+    return Means(
+        metric=metric,
+        num_tasks=len(scores),
+        scores={way: _mean([getattr(score, way) for score in scores]) for way in ("grouped", *BASELINES)},
+        differences={name: _mean([score.difference(name) for score in scores]) for name in BASELINES},
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -209,6 +252,10 @@ def _count(number: int | None) -> str:
     return "–" if number is None else f"{number:,}".replace(",", "\u202f")
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("service"),
@@ -223,5 +270,7 @@ def _template() -> Template:
         "direction": _direction,
         "duration": _duration,
         "count": _count,
+        "metric": title,
+        "number": _number,
     }
     return environment.get_template("report.html")

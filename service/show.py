@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service import wire
+from service.scores import by_metric, common_title, title
 from service.states import JobState
 
 _COLOURS = {
@@ -95,18 +96,23 @@ def similarity_table(similarity: wire.Similarity) -> Table:
 
 
 def results_table(results: wire.Results) -> Table:
-    """Test accuracy in per cent, one row a task; the best of a row is bold."""
-    table = _table("task", "group", *(title for _, title in _WAYS), right=True)
+    """Test scores in per cent, one row a task; the best of a row is bold.  Means are over tasks of one metric."""
+    metrics = by_metric(results.table)
+    named = list(metrics) != ["accuracy"]
+    table = _table("task", "group", *["metric"] * named, *(header for _, header in _WAYS), right=True)
     for row in results.table:
-        table.add_row(Text(row.task), row.group or "-", *_cells([getattr(row, way) for way, _ in _WAYS]))
+        metric = [title(row.metric)] * named
+        table.add_row(Text(row.task), row.group or "-", *metric, *_cells([getattr(row, way) for way, _ in _WAYS]))
     table.add_section()
-    means = []
-    for way, _ in _WAYS:
-        values = [getattr(row, way) for row in results.table]
-        known = [value for value in values if value is not None]
-        means.append(sum(known) / len(known) if known and len(known) == len(values) else None)
-    table.add_row("mean", "", *_cells(means))
+    for metric, rows in metrics.items():
+        means = [_mean([getattr(row, way) for row in rows]) for way, _ in _WAYS]
+        table.add_row("mean", "", *[title(metric)] * named, *_cells(means))
     return table
+
+
+def results_title(results: wire.Results) -> str:
+    """What the table of results shows."""
+    return f"Test {common_title(results.table)}, %"
 
 
 def plain_table(columns: list[str], rows: list[list[str]]) -> Table:
@@ -134,6 +140,12 @@ def _cells(values: list[float | None]) -> list[Text]:
     ]
 
 
+def _mean(values: list[float | None]) -> float | None:
+    """None unless every task has a value: two columns of means are only comparable over the same tasks."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
 def _warmth(value: float) -> str:
     return "red" if value > 0.3 else "blue" if value < -0.3 else ""
 
@@ -149,6 +161,6 @@ def _age(since: datetime) -> str:
 def _table(*columns: str, right: bool = False) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):
-        numbers = right and index > 0 and column != "group"
+        numbers = right and index > 0 and column not in ("group", "metric")
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     return table

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Hashable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from service.errors import SpecError
 from workers.clip.config import BackboneConfig
 from workers.data.config import ExplicitSplit, FolderSource, ManifestSource, TaskConfig
 from workers.data.roots import DataRoots
-from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.methods.config import MethodConfig, MmAPConfig, Sharing
 from workers.spec import Spec
 from workers.training.config import ProfileConfig, TrainConfig
 
@@ -46,7 +46,7 @@ class JobSpec(Spec):
     backbone: BackboneConfig
     """The frozen CLIP."""
     tasks: list[TaskConfig] = Field(min_length=1, max_length=MAX_TASKS)
-    """The classification tasks, each with its own classes and images."""
+    """The tasks, each with its own images, and classes or captions for them."""
     method: MethodConfig = MmAPConfig()
     """What is trained on the backbone."""
     profile: ProfileConfig = ProfileConfig()
@@ -55,8 +55,8 @@ class JobSpec(Spec):
     """How tasks are split into groups."""
     training: TrainConfig = TrainConfig()
     """How groups and baselines train."""
-    baselines: tuple[Baseline, ...] = ("zero_shot", "alone", "all")
-    """What every task is compared with."""
+    baselines: tuple[Baseline, ...] = Field(default_factory=lambda known: _defined_baselines(known["method"]))
+    """What every task is compared with.  Left out: zero_shot, and of alone and all what the method defines."""
     search: None = None
     """Hyper-parameter search is not available yet; only `null` is accepted."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -79,24 +79,86 @@ class JobSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _baselines_are_defined(self) -> "JobSpec":
+        for baseline in self.baselines:
+            if baseline != "zero_shot":
+                try:
+                    with_sharing(self.method, baseline)
+                except ValueError as error:
+                    raise ValueError(f"baselines: {baseline!r} given, but {error} Drop the baseline.") from error
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits_the_tasks(self) -> "JobSpec":
+        kinds = type(self.method).kinds
+        unfit = [task.name for task in self.tasks if task.kind not in kinds]
+        if unfit:
+            raise ValueError(
+                f"tasks: {_quoted(unfit)} given, but {self.method.kind} learns tasks of kind {' and '.join(kinds)} "
+                "only. Choose another method, or leave them out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_stay_on_one_device(self) -> "JobSpec":
+        devices = self.resources.devices_per_group
+        retrieval = [task.name for task in self.tasks if task.kind == "retrieval"]
+        if devices > 1 and retrieval:
+            raise ValueError(
+                f"resources: devices_per_group={devices} given with retrieval tasks ({_quoted(retrieval)}), but the "
+                "pairs of a batch are contrasted with each other on one device. Use 1, or a job of their own for them."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _grouping_fits_the_tasks(self) -> "JobSpec":
         check_links(self.grouping, [task.name for task in self.tasks])
         demands = ("num_groups", "max_group_size", "must_link", "cannot_link")
         asked = [name for name in demands if getattr(self.grouping, name) != getattr(GroupingConfig(), name)]
         if self.trivial_sharing is not None and asked:
-            chosen = f"sharing={self.method.sharing}" if isinstance(self.method, MmAPConfig) else "kind=zero_shot"
+            sharing = sharing_of(self.method)
+            chosen = f"kind={self.method.kind}" if sharing is None else f"sharing={sharing}"
+            grouped = [name for name in type(self.method).sharings if name not in ("alone", "all")]
+            instead = f", or set method.sharing to {' or '.join(grouped)}" if grouped else ""
             raise ValueError(
                 f"grouping: {_quoted(asked)} given, but method.{chosen} forms no groups and would ignore it. "
-                "Drop it, or set method.sharing to grouped+task."
+                f"Drop it{instead}."
             )
         return self
 
     @property
     def trivial_sharing(self) -> Literal["alone", "all"] | None:
         """Who trains with whom when that needs no gradients: the job skips profile and group.  None: it needs both."""
-        if isinstance(self.method, ZeroShotConfig):
-            return "all"
-        return self.method.sharing if self.method.sharing in ("alone", "all") else None
+        sharing = sharing_of(self.method) or "all"
+        return sharing if sharing == "alone" or sharing == "all" else None
+
+
+def sharing_of(method: MethodConfig) -> Sharing | None:
+    """Who shares the method's parameters; None where it has none to share."""
+    return getattr(method, "sharing", None)
+
+
+def with_sharing(method: MethodConfig, sharing: Sharing) -> MethodConfig:
+    """The same method under another sharing.  ValueError where the method does not define it."""
+    if sharing_of(method) is None:
+        raise ValueError(f"{method.kind} has nothing that tasks could share or not.")
+    try:
+        return type(method).model_validate(method.model_dump() | {"sharing": sharing})
+    except ValidationError as error:
+        reasons = (fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
+        raise ValueError(" ".join(reasons)) from error
+
+
+def _defined_baselines(method: MethodConfig) -> tuple[Baseline, ...]:
+    """Every baseline that the method can be compared with."""
+
+    def is_defined(baseline: Baseline) -> bool:
+        try:
+            return baseline == "zero_shot" or bool(with_sharing(method, baseline))
+        except ValueError:
+            return False
+
+    return tuple(baseline for baseline in get_args(Baseline) if is_defined(baseline))
 
 
 def check_roots(spec: JobSpec, roots: DataRoots) -> None:
@@ -123,7 +185,8 @@ def parse_spec(source: str | bytes | dict) -> JobSpec:
     except PydanticSerializationError as error:  # a lone surrogate, which JSON can spell and no database can keep
         raise SpecError("The job description holds half a character (a lone surrogate). Send whole Unicode.") from error
     except ValidationError as error:
-        problems = tuple(_told(fault, data) for fault in error.errors(include_url=False))
+        faults = error.errors(include_url=False)  # a default that another fault kept from being made is none
+        problems = tuple(_told(fault, data) for fault in faults if fault["type"] != "default_factory_not_called")
         told = [f"- {path}: {problem}" if path else f"- {problem}" for path, problem in problems[:MAX_TOLD]]
         lines = "\n".join(told + ["- and more"] * (len(problems) > MAX_TOLD))
         raise SpecError(f"The job description has {len(problems)} fault(s):\n{lines}", problems[:MAX_TOLD]) from error

@@ -72,9 +72,10 @@ def _look(task: TaskConfig, roots: DataRoots) -> wire.TaskCheck:
     try:
         listing = list_task(task, roots)
     except ValueError as error:
-        return wire.TaskCheck(task=task.name, problem=str(error))
+        return wire.TaskCheck(task=task.name, kind=task.kind, problem=str(error))
     return wire.TaskCheck(
         task=task.name,
+        kind=task.kind,
         num_classes=len(listing.class_names),
         num_images=len(listing.items),
         class_names=list(listing.class_names[:_SHOWN_CLASSES]),

@@ -114,7 +114,9 @@ results = Table(
     Column("task", String(64), primary_key=True),
     Column("baseline", String(16), primary_key=True),  # "" is the job's own plan
     Column("group", String(128), nullable=False),
-    Column("accuracy", Float),
+    Column("metric", String(32), nullable=False),
+    Column("score", Float),
+    Column("metrics", JSON, nullable=False),
     Column("loss", Float),
     Column("num_test", Integer, nullable=False),
 )

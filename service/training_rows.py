@@ -121,13 +121,14 @@ class TrainingRows(Database):
         return [Metric.of(row) for row in self._rows(job_id, query.order_by(table.c.id).limit(limit))]
 
     def put_results(self, job_id: str, rows: Iterable[dict[str, Any]], attempt: int) -> bool:
-        """Sets results (`task`, `group`, `baseline` or None, `accuracy`, `loss`, `num_test`) by task and baseline."""
+        """Sets results by task and baseline: the fields of `ResultRow`, `baseline` None for the job's own plan."""
         plain = [
-            {"job_id": job_id, "task": row["task"], "group": row["group"], "baseline": row.get("baseline") or ""}
-            | {"accuracy": _number(row["accuracy"]), "loss": _number(row["loss"]), "num_test": row["num_test"]}
+            {"job_id": job_id, "baseline": row.get("baseline") or ""}
+            | {name: row[name] for name in ("task", "group", "metric", "metrics", "num_test")}
+            | {name: _number(row[name]) for name in ("score", "loss")}
             for row in rows
         ]
-        changes = ("group", "accuracy", "loss", "num_test")
+        changes = ("group", "metric", "score", "metrics", "loss", "num_test")
         return self._upsert(tables.results, ("job_id", "task", "baseline"), changes, job_id, plain, attempt)
 
     def results(self, job_id: str) -> list[ResultRow]:

@@ -12,6 +12,7 @@ from service import wire
 from service.artifacts import JobFiles
 from service.errors import PlanNotFound
 from service.records import Job
+from service.scores import METRIC_OF
 from service.settings import Settings
 from service.store import Store
 
@@ -94,15 +95,16 @@ class Views:
         for task in self._store.get_job(job_id).spec.tasks:
             ways = {way: by_way.get((task.name, way)) for way in ("zero_shot", "alone", "all", None)}
             own = ways.pop(None)
-            accuracies = {str(way): row.accuracy if row else None for way, row in ways.items()}
+            scores = {str(way): row.score if row else None for way, row in ways.items()}
             table.append(
                 wire.Comparison(
                     task=task.name,
+                    metric=METRIC_OF[task.kind],
                     group=own.group if own else None,
-                    grouped=own.accuracy if own else None,
-                    zero_shot=accuracies["zero_shot"],
-                    alone=accuracies["alone"],
-                    all=accuracies["all"],
+                    grouped=own.score if own else None,
+                    zero_shot=scores["zero_shot"],
+                    alone=scores["alone"],
+                    all=scores["all"],
                 )
             )
         return wire.Results(results=[wire.Result.model_validate(row) for row in rows], table=table)

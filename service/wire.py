@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.spec import JobSpec
 from service.states import TERMINAL, Desired, JobState
+from workers.data.config import TaskKind
 
 
 class Message(BaseModel):
@@ -218,7 +219,7 @@ class Metric(Message):
     step: int
     """Optimiser step."""
     name: str
-    """`loss`, `val_accuracy`, `images_per_second`, `lr`."""
+    """`loss`, `val_score`, `images_per_second`, `lr`."""
     value: float | None
     """Null: it was not a finite number."""
 
@@ -241,19 +242,25 @@ class Result(Message):
     """The group that trained it."""
     baseline: Literal["zero_shot", "alone", "all"] | None
     """Null: under the job's own plan."""
-    accuracy: float | None
-    """Top-1 accuracy on test images, 0 to 1."""
+    metric: str
+    """What `score` is: `accuracy`, `mean_average_precision` or `recall@1`, as the task's kind has it."""
+    score: float | None
+    """On test images, 0 to 1, higher is better."""
+    metrics: dict[str, float | None]
+    """All that was measured on test images, by name; `metric` is one of them."""
     loss: float | None
-    """Mean cross-entropy on test images."""
+    """Mean loss on test images, in nats."""
     num_test: int
     """Test images."""
 
 
 class Comparison(Message):
-    """One task's test accuracy (0 to 1) under every way it was trained; null where that was not asked for or failed."""
+    """One task's test score (0 to 1) under every way it was trained; null where that was not asked for or failed."""
 
     task: str
     """Its name."""
+    metric: str
+    """What the scores are, e.g. `accuracy`.  Only scores of one metric can be averaged."""
     group: str | None
     """Its group in the plan."""
     zero_shot: float | None
@@ -298,8 +305,10 @@ class TaskCheck(Message):
 
     task: str
     """Its name."""
+    kind: TaskKind
+    """What it asks of its images."""
     num_classes: int | None = None
-    """Classes found; null where the source could not be read."""
+    """Classes found; null where the source could not be read.  A retrieval task has none."""
     num_images: int | None = None
     """Images found."""
     class_names: list[str] = []

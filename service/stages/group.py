@@ -1,8 +1,8 @@
 """Stage `group`: signatures become a plan, and the plan waits for approval where the user wants to see it first."""
 
 import numpy as np
-from grouping.plan import Plan, make_plan, trivial_plan
 
+from grouping.plan import Plan, make_plan, trivial_plan
 from service.stages.profile import ARTIFACT as SIGNATURES
 from service.stages.run import Interrupted, JobRun
 from service.states import JobState

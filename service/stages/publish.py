@@ -10,6 +10,7 @@ from typing import Any
 
 from service.curves import Curve
 from service.report import GroupRun, ReportInputs, ReportJob, TaskScores, render_report
+from service.scores import METRIC_OF
 from service.stages.group import ARTIFACT as PLAN
 from service.stages.group import read_plan
 from service.stages.run import JobRun
@@ -93,17 +94,19 @@ def report_inputs(
 
 
 def _scores(task: str, trained: Trained, found: dict[str, Any]) -> TaskScores:
-    def accuracy(group: str | None) -> float | None:
-        return trained.results[group].results[task].accuracy if group in trained.results else None
-
     group = trained.units.planned[task]
+    ways = {"grouped": group, **{way: members[task] for way, members in trained.units.baselines.items()}}
+    results = {way: trained.results[id].results[task] for way, id in ways.items() if id in trained.results}
     return TaskScores(
         task=task,
         group=group,
+        metric=METRIC_OF[found["kind"]],
         class_names=tuple(found["class_names"]),
+        num_captions=found["num_captions"],
         num_test=found["num_test"],
-        grouped=accuracy(group),
-        **{baseline: accuracy(members[task]) for baseline, members in trained.units.baselines.items()},
+        metrics=results["grouped"].metrics if "grouped" in results else {},
+        details=trained.results[group].details.get(task, {}) if group in trained.results else {},
+        **{way: result.score for way, result in results.items()},
     )
 
 
@@ -125,7 +128,7 @@ def _runs(run: JobRun, trained: Trained) -> list[GroupRun]:
 
 
 def _curves(result: GroupResult) -> Iterable[Curve]:
-    for quantity in ("loss", "val_accuracy"):
+    for quantity in ("loss", "val_score"):
         for task in result.tasks:
             points = [(p["step"], p[quantity]) for p in result.curves if p["task"] == task and quantity in p]
             if points:

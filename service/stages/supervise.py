@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from service.stages.run import Interrupted, JobRun, StaleAttempt
 from service.states import JobState
-from workers.launching.board import Outcome, ProgressRow, Update
+from workers.launching.board import Outcome, Update
 from workers.launching.launcher import Running
 from workers.launching.work import Work
+from workers.training.results import Progress
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +77,10 @@ def _poll(run: JobRun, running: Sequence[Running]) -> list[tuple[Running, Outcom
 
 def record(run: JobRun, update: Update) -> None:
     """Progress into rows, lines into the groups' logs."""
-    latest: dict[str, ProgressRow] = {row["group"]: row for row in update.progress}
-    for group, row in latest.items():
-        run.update_group(group, step=row["step"], num_steps=row["num_steps"], losses=row["losses"])
-    run.add_metrics([point for row in update.progress for point in _points(row)])
+    latest = {progress.group: progress for progress in update.progress}
+    for group, progress in latest.items():
+        run.update_group(group, step=progress.step, num_steps=progress.num_steps, losses=progress.losses)
+    run.add_metrics([point for progress in update.progress for point in _points(progress)])
     texts: dict[str, list[str]] = {}
     for group, line in update.lines:
         texts.setdefault(group, []).append(line)
@@ -87,13 +88,13 @@ def record(run: JobRun, update: Update) -> None:
         run.files.append_log(group, lines)
 
 
-def _points(row: ProgressRow) -> list[dict]:
-    point = {"group": row["group"], "step": row["step"]}
+def _points(progress: Progress) -> list[dict]:
+    point = {"group": progress.group, "step": progress.step}
     return [
-        *({**point, "task": task, "name": "loss", "value": value} for task, value in row["losses"].items()),
-        *({**point, "task": task, "name": "val_accuracy", "value": value} for task, value in row["accuracies"].items()),
-        {**point, "task": None, "name": "images_per_second", "value": row["images_per_second"]},
-        {**point, "task": None, "name": "lr", "value": row["lr"]},
+        *({**point, "task": task, "name": "loss", "value": value} for task, value in progress.losses.items()),
+        *({**point, "task": task, "name": "val_score", "value": value} for task, value in progress.scores.items()),
+        {**point, "task": None, "name": "images_per_second", "value": progress.images_per_second},
+        {**point, "task": None, "name": "lr", "value": progress.lr},
     ]
 
 

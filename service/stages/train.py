@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.scores import in_words
 from service.stages.group import read_plan
 from service.stages.run import Interrupted, JobRun, StageFailed
 from service.stages.supervise import supervise
@@ -145,8 +146,8 @@ def _land_finished(run: JobRun, trained: Trained, units: Sequence[GroupUnit]) ->
         )
         if unit.id in told:  # by an attempt before this one
             continue
-        accuracies = ", ".join(f"{task} {found.accuracy:.1%}" for task, found in result.results.items())
-        run.event("group_done", f"{unit.id} is done: {accuracies}.", data={"group": unit.id, "seconds": result.seconds})
+        scores = ", ".join(f"{task} {in_words(found.score, found.metric)}" for task, found in result.results.items())
+        run.event("group_done", f"{unit.id} is done: {scores}.", data={"group": unit.id, "seconds": result.seconds})
     if new:
         run.put_results(result_rows(trained))
 
@@ -163,7 +164,9 @@ def result_rows(trained: Trained) -> list[dict[str, Any]]:
                         "task": task,
                         "group": group,
                         "baseline": baseline,
-                        "accuracy": found.accuracy,
+                        "metric": found.metric,
+                        "score": found.score,
+                        "metrics": found.metrics,
                         "loss": found.loss if math.isfinite(found.loss) else None,  # JSON has no number for it
                         "num_test": found.num_test,
                     }
@@ -182,23 +185,24 @@ def _name_the_hurt(run: JobRun, trained: Trained) -> None:
             if other is None or other == group or other not in trained.results:
                 continue
             theirs = trained.results[other].results[task]
-            if mine.accuracy >= theirs.accuracy:
+            if mine.score >= theirs.score:
                 continue
             run.event(
                 "harmed",
-                f"{task} does worse in {group} ({mine.accuracy:.1%}) than {_SAID[baseline]} ({theirs.accuracy:.1%}), "
-                f"on {mine.num_test} test images.",
+                f"{task} does worse in {group} ({in_words(mine.score, mine.metric)}) than {_SAID[baseline]} "
+                f"({in_words(theirs.score, theirs.metric)}), on {mine.num_test} test images.",
                 level="warning",
                 data={
                     "task": task,
                     "group": group,
                     "baseline": baseline,
-                    "accuracy": mine.accuracy,
-                    "other": theirs.accuracy,
+                    "metric": mine.metric,
+                    "score": mine.score,
+                    "other": theirs.score,
                 },
             )
             step = trained.results[group].steps
-            loss = theirs.accuracy - mine.accuracy
+            loss = theirs.score - mine.score
             run.add_metrics(
                 [{"group": group, "task": task, "step": step, "name": f"harm_vs_{baseline}", "value": loss}]
             )

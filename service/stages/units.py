@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grouping.plan import Plan
-
-from service.spec import Baseline, JobSpec
+from service.spec import Baseline, JobSpec, with_sharing
 from workers.launching.work import GroupUnit, Kind
-from workers.methods.config import MethodConfig, Sharing, ZeroShotConfig
+from workers.methods.config import MethodConfig, ZeroShotConfig
 from workers.training.config import TrainConfig
 
 UnitKey = tuple[tuple[str, ...], MethodConfig]
@@ -36,9 +35,12 @@ def train_units(spec: JobSpec, plan: Plan, num_train: Mapping[str, int]) -> Trai
     def unit(id: str, kind: Kind, tasks: tuple[str, ...], method: MethodConfig) -> str:
         key = (tasks, method)
         if key not in units:
-            trained = not isinstance(method, ZeroShotConfig)
             batch = sum(min(spec.training.batch_size, num_train[task]) for task in tasks)
-            units[key] = GroupUnit(id, kind, tasks, method, steps if trained else 0, batch if trained else 1)
+            units[key] = (
+                GroupUnit(id, kind, tasks, method, steps, batch)
+                if method.trains
+                else GroupUnit(id, kind, tasks, method)
+            )
         return units[key].id
 
     planned: dict[str, str] = {}
@@ -66,10 +68,3 @@ def num_steps(training: TrainConfig, num_train: Mapping[str, int]) -> int:
     if training.max_steps is not None:
         return training.max_steps
     return training.epochs * max(-(-count // training.batch_size) for count in num_train.values())
-
-
-def with_sharing(method: MethodConfig, sharing: Sharing) -> MethodConfig:
-    """The same method under another sharing; zero-shot shares nothing and stays what it is."""
-    if isinstance(method, ZeroShotConfig):
-        return method
-    return method.model_copy(update={"sharing": sharing})

@@ -82,9 +82,10 @@ def run_to_the_end(control_plane: ControlPlane, job_id: str | None = None) -> st
     rows = [{"group": "g1", "task": "a", "step": step, "name": "loss", "value": 1 / step} for step in (1, 2, 3, 4)]
     store.add_metrics(job, rows, attempt)
     results = [
-        {"task": task, "group": group, "baseline": baseline, "accuracy": accuracy, "loss": 0.1, "num_test": 10}
+        {"task": task, "group": group, "baseline": baseline, "metric": "accuracy", "score": score}
+        | {"metrics": {"accuracy": score}, "loss": 0.1, "num_test": 10}
         for task in ("a", "b")
-        for group, baseline, accuracy in (("zero-shot", "zero_shot", 0.5), ("g1", None, 0.75))
+        for group, baseline, score in (("zero-shot", "zero_shot", 0.5), ("g1", None, 0.75))
     ]
     store.put_results(job, results, attempt)
     files.append_log("g1", ["first line", "second line"])

@@ -46,7 +46,7 @@ def test_metric_pages_hold_every_number_once(api: TestClient, job: str) -> None:
 
 def test_results_are_a_table_with_a_column_per_way(api: TestClient, job: str) -> None:
     answer = api.get(f"/v1/jobs/{job}/results").json()
-    row = {"group": "g1", "zero_shot": 0.5, "alone": None, "all": None, "grouped": 0.75}
+    row = {"metric": "accuracy", "group": "g1", "zero_shot": 0.5, "alone": None, "all": None, "grouped": 0.75}
     assert answer["table"] == [{"task": "a", **row}, {"task": "b", **row}]
     assert len(answer["results"]) == 4
 

@@ -68,10 +68,10 @@ class LiveService:
         store.move(job, JobState.TRAINING, attempt=attempt)
         group = {"id": "g1", "kind": "plan", "tasks": ["a", "b"], "state": "done", "step": 4, "num_steps": 4}
         store.put_groups(job, [group | {"losses": {"a": 0.5, "b": 0.25}}], attempt)
-        value = {"group": "g1", "task": "a", "step": 4, "name": "val_accuracy", "value": 0.875}
+        value = {"group": "g1", "task": "a", "step": 4, "name": "val_score", "value": 0.875}
         store.add_metrics(job, [value], attempt)
-        row = {"task": "a", "group": "g1", "baseline": None, "accuracy": 0.75, "loss": 0.1, "num_test": 4}
-        store.put_results(job, [row], attempt)
+        row = {"task": "a", "group": "g1", "baseline": None, "metric": "accuracy", "score": 0.75}
+        store.put_results(job, [row | {"metrics": {"accuracy": 0.75}, "loss": 0.1, "num_test": 4}], attempt)
         content = "learned numbers"
         files.write_text("bundle/groups/g1/learned.txt", content)
         entry = {"sha256": hashlib.sha256(content.encode()).hexdigest(), "bytes": len(content)}

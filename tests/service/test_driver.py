@@ -147,7 +147,7 @@ def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):
     groups = world.store.groups(job)
     assert {group.state for group in groups} == {"done"}
     assert {"shared", "zero-shot", "all", "alone-art", "alone-clipart", "alone-photo", "g1"} <= {g.id for g in groups}
-    rows = {(row.task, row.baseline): row.accuracy for row in world.store.results(job)}
+    rows = {(row.task, row.baseline): row.score for row in world.store.results(job)}
     assert set(rows) == {(task, baseline) for task in TASKS for baseline in (None, "zero_shot", "alone", "all")}
     assert all(value is not None and 0 <= value <= 1 for value in rows.values())
     states = [event.data["to"] for event in world.store.events(job) if event.kind == "state"]
@@ -317,8 +317,8 @@ def test_trivial_sharings_skip_the_profile_and_still_have_a_plan(make_world, mak
     assert not (world.folder(job) / "profile").exists()
     plan = json.loads((world.folder(job) / "plans" / "0.json").read_text())
     assert len(plan["groups"]) == num_groups
-    mine = {row.task: (row.group, row.accuracy) for row in world.store.results(job) if row.baseline is None}
-    same = {row.task: (row.group, row.accuracy) for row in world.store.results(job) if row.baseline == sharing}
+    mine = {row.task: (row.group, row.score) for row in world.store.results(job) if row.baseline is None}
+    same = {row.task: (row.group, row.score) for row in world.store.results(job) if row.baseline == sharing}
     assert mine == same
 
 

@@ -2,15 +2,23 @@
 
 import json
 import pickle
+from typing import get_args
 
 import pytest
 
 from service.errors import SpecError
-from service.spec import MAX_BYTES, check_roots, parse_spec
+from service.spec import MAX_BYTES, check_roots, parse_spec, sharing_of, with_sharing
 from workers.data.roots import DataRoots
+from workers.methods.config import MethodConfig, Sharing
 
 TASK = {"name": "art", "source": {"kind": "demo", "task": "digits-ink"}}
 JOB = {"name": "office", "backbone": {"model": "demo"}, "tasks": [TASK, {**TASK, "name": "clipart"}]}
+
+
+def every_method() -> list[MethodConfig]:
+    """Each member of the union with its own defaults."""
+    union, _ = get_args(MethodConfig)
+    return [member() for member in get_args(union)]
 
 
 def test_yaml_json_bytes_and_dict_are_the_same_job() -> None:
@@ -129,6 +137,60 @@ def test_only_grouped_sharing_needs_gradients(method: dict, trivial: str | None)
 
 
 @pytest.mark.parametrize(
+    ("method", "baselines"),
+    [({"kind": "zero_shot"}, ("zero_shot",)), ({"kind": "mmap"}, ("zero_shot", "alone", "all"))],
+)
+def test_a_job_is_compared_with_what_its_method_defines(method: dict, baselines: tuple[str, ...]) -> None:
+    assert parse_spec({**JOB, "method": method}).baselines == baselines
+    assert parse_spec({**JOB, "method": method, "baselines": []}).baselines == ()
+
+
+def test_a_baseline_that_the_method_does_not_define_is_refused_with_the_reason() -> None:
+    with pytest.raises(SpecError, match="baselines: 'all' given, but zero_shot has nothing that tasks could share"):
+        parse_spec({**JOB, "method": {"kind": "zero_shot"}, "baselines": ["zero_shot", "all"]})
+
+
+def test_a_fault_elsewhere_is_not_told_a_second_time_of_the_baselines() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec({**JOB, "method": {"kind": "mmap", "depth": 0}})
+    assert [path for path, _ in caught.value.problems] == ["method.depth"]
+
+
+@pytest.mark.parametrize("method", every_method())
+def test_every_method_is_split_among_tasks_as_it_says(method: MethodConfig) -> None:
+    """Holds for every member of the union: a method that is added needs nothing in this room."""
+    for sharing in get_args(Sharing):
+        if sharing in type(method).sharings:
+            shared = with_sharing(method, sharing)
+            assert sharing_of(shared) == sharing
+            assert with_sharing(shared, sharing) == shared
+            trivial = parse_spec({**JOB, "method": shared.model_dump()}).trivial_sharing
+            assert trivial == (sharing if sharing in ("alone", "all") else None)
+        else:
+            with pytest.raises(ValueError, match=sharing.replace("+", r"\+") if type(method).sharings else "share"):
+                with_sharing(method, sharing)
+    default = parse_spec({**JOB, "method": method.model_dump()})
+    assert set(default.baselines) == {"zero_shot", "alone", "all"} & {"zero_shot", *type(method).sharings}
+    if not type(method).sharings:
+        assert default.trivial_sharing == "all"
+
+
+def test_retrieval_over_several_devices_is_refused() -> None:
+    pairs = {"name": "pairs", "kind": "retrieval", "source": {"kind": "manifest", "uri": "pairs.csv"}}
+    job = {**JOB, "tasks": [TASK, pairs]}
+    assert parse_spec(job).tasks[1].kind == "retrieval"
+    with pytest.raises(SpecError, match=r"devices_per_group=2 given with retrieval tasks \('pairs'\)"):
+        parse_spec({**job, "resources": {"devices_per_group": 2}})
+
+
+@pytest.mark.parametrize("method", [method for method in every_method() if "retrieval" not in type(method).kinds])
+def test_a_task_of_a_kind_that_the_method_does_not_learn_is_refused(method: MethodConfig) -> None:
+    pairs = {"name": "pairs", "kind": "retrieval", "source": {"kind": "manifest", "uri": "pairs.csv"}}
+    with pytest.raises(SpecError, match=f"'pairs' given, but {method.kind} learns tasks of kind classification"):
+        parse_spec({**JOB, "tasks": [TASK, pairs], "method": method.model_dump()})
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"backbone": {"model": "local-dir:/etc"}},
@@ -156,6 +218,7 @@ def test_paths_outside_the_roots_are_refused(change: dict, tmp_path) -> None:
     ],
 )
 def test_demands_on_groups_are_refused_where_no_groups_are_formed(method: dict, demand: dict) -> None:
-    with pytest.raises(SpecError, match=rf"'{next(iter(demand))}' given.*would ignore it.*grouped\+task"):
+    instead = r"Drop it\." if method["kind"] == "zero_shot" else r"or set method\.sharing to grouped or grouped\+task"
+    with pytest.raises(SpecError, match=rf"'{next(iter(demand))}' given.*would ignore it.*{instead}"):
         parse_spec({**JOB, "method": method, "grouping": demand})
     assert parse_spec({**JOB, "grouping": demand}).grouping.model_dump(exclude_defaults=True).keys() == demand.keys()

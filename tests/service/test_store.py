@@ -4,13 +4,14 @@ import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import BadCursor, IdempotencyConflict, IllegalMove, JobFinished, JobNotFound, PlanNotFound
 from service.spec import JobSpec, parse_spec
 from service.states import ACTIVE, ALLOWED_MOVES, TERMINAL, WAITING, Desired, JobState
-from service.store import Store
+from service.store import ResultRow, Store
 
 SPEC = parse_spec("{name: two, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 
@@ -29,6 +30,23 @@ def running(store: Store, state: JobState = JobState.TRAINING) -> str:
         if step == state:
             break
     return job.id
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    row = {"task": "a", "group": "g1", "baseline": None, "metric": "recall@1", "score": 0.5}
+    return row | {"metrics": {"recall@1": 0.5, "recall@5": 1.0}, "loss": 0.1, "num_test": 4} | changes
+
+
+def test_a_result_comes_back_with_its_metric_and_all_that_was_measured() -> None:
+    store = Store("sqlite://")
+    job_id = running(store)
+    nowhere = {"recall@1": 0.25, "recall@5": float("nan")}
+    store.put_results(job_id, [result(), result(baseline="alone", metrics=nowhere, loss=float("inf"))], 1)
+    own, alone = store.results(job_id)
+    assert own == ResultRow("a", "g1", None, "recall@1", 0.5, {"recall@1": 0.5, "recall@5": 1.0}, 0.1, 4)
+    assert (alone.baseline, alone.metrics, alone.loss) == ("alone", {"recall@1": 0.25, "recall@5": None}, None)
+    store.put_results(job_id, [result(score=0.75, metrics={"recall@1": 0.75})], 1)
+    assert next((row.score, row.metrics) for row in store.results(job_id)) == (0.75, {"recall@1": 0.75})
 
 
 def test_a_job_comes_back_as_it_was_sent() -> None:
@@ -133,9 +151,7 @@ def test_a_stale_attempt_changes_nothing() -> None:
     assert not store.put_groups(job_id, [{"id": "g2", "kind": "plan", "tasks": ["a"]}], 1)
     assert not store.update_group(job_id, "g1", attempt=1, state="done")
     assert not store.add_metrics(job_id, [{"group": "g1", "task": "a", "step": 1, "name": "loss", "value": 1.0}], 1)
-    assert not store.put_results(
-        job_id, [{"task": "a", "group": "g1", "baseline": None, "accuracy": 1.0, "loss": 0.0, "num_test": 1}], 1
-    )
+    assert not store.put_results(job_id, [result()], 1)
     assert not store.put_plan(job_id, 0, True, 1)
     assert not store.set_progress(job_id, {"late": 1}, 1)
     assert before == (store.get_job(job_id), store.events(job_id), store.groups(job_id))

@@ -5,18 +5,18 @@ Runs wherever it is called: in a thread, an actor, a rank of a data-parallel run
 
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, assert_never
 
 import torch
 
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData, load_task
-from workers.launching.board import Outcome, ProgressRow
+from workers.launching.board import Outcome
 from workers.launching.work import PassWork, ProfileWork, ValidateWork, Work
 from workers.training.distributed import Ranks
+from workers.training.results import Progress
 from workers.training.signatures import profile
-from workers.training.train import GroupWork, Progress, Stopped, train
+from workers.training.train import GroupWork, Stopped, train
 
 ClipCache = dict[tuple[str, str], FrozenCLIP]
 """One frozen backbone per (backbone config, device) of a process."""
@@ -28,7 +28,7 @@ def execute(
     clip_cache: ClipCache,
     device: str,
     should_stop: Callable[[], bool],
-    report: Callable[[ProgressRow], None],
+    report: Callable[[Progress], None],
     log: Callable[[str], None],
     ranks: Ranks | None = None,
 ) -> Any:
@@ -46,9 +46,6 @@ def execute(
         data[task.name] = load_task(task, clip.resize, roots=work.roots, cache_dir=work.cache_dir)
         _refuse_changed(data[task.name], work.fingerprints.get(task.name))
 
-    def tell(progress: Progress) -> None:
-        report(ProgressRow(**asdict(progress)))
-
     match work:
         case ValidateWork():
             for found in data.values():
@@ -63,12 +60,12 @@ def execute(
                 work.method,
                 directory=work.directory,
                 should_stop=should_stop,
-                report=tell,
+                report=report,
             )
             return {"signatures": str(path)}
         case PassWork():
             groups = [GroupWork(u.id, u.tasks, u.method, work.directories[u.id]) for u in work.groups]
-            results = train(clip, groups, data, work.training, should_stop=should_stop, report=tell, ranks=ranks)
+            results = train(clip, groups, data, work.training, should_stop=should_stop, report=report, ranks=ranks)
             return {"groups": sorted(results)}
         case _:
             assert_never(work)  # pyright: ignore[reportArgumentType]
@@ -89,14 +86,16 @@ def attempt(run: Callable[[], Any]) -> Outcome:
 
 
 def describe(task: TaskData) -> dict[str, Any]:
-    """What validation found of a task, as `datasets.json` keeps it."""
+    """What validation found of a task, as `datasets.json` keeps it; a retrieval task has captions and no classes."""
     return {
         "name": task.name,
+        "kind": task.kind,
         "class_names": list(task.class_names),
         "template": task.template,
         "num_train": len(task.train.keys),
         "num_val": len(task.val.keys),
         "num_test": len(task.test.keys),
+        "num_captions": _num_captions(task),
         "num_unreadable": task.num_unreadable,
         "unreadable": list(task.unreadable),
         "fingerprint": task.fingerprint,
@@ -122,4 +121,9 @@ def _refuse_changed(found: TaskData, expected: str | None) -> None:
 
 def _sizes(task: TaskData) -> str:
     images = f"{len(task.train.keys)} train, {len(task.val.keys)} val, {len(task.test.keys)} test images"
-    return f"{len(task.class_names)} classes, {images}, {task.num_unreadable} unreadable"
+    texts = f"{_num_captions(task)} captions" if task.kind == "retrieval" else f"{len(task.class_names)} classes"
+    return f"{texts}, {images}, {task.num_unreadable} unreadable"
+
+
+def _num_captions(task: TaskData) -> int:
+    return sum(len(captions) for part in (task.train, task.val, task.test) for captions in part.captions)

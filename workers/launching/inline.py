@@ -7,10 +7,11 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from workers.launching.board import GroupBoard, Outcome, ProgressRow, Update
+from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.launcher import Launcher, Running
 from workers.launching.work import GroupUnit, Work
+from workers.training.results import Progress
 
 
 class InlineRunning(Running):
@@ -31,8 +32,8 @@ class InlineRunning(Running):
     def run(self, clip_cache: ClipCache) -> Outcome:
         """Does the work on the calling thread."""
 
-        def report(row: ProgressRow) -> None:
-            self.boards[row["group"]].report(row)
+        def report(progress: Progress) -> None:
+            self.boards[progress.group].report(progress)
 
         def log(text: str) -> None:
             for board in self.boards.values():
@@ -51,7 +52,7 @@ class InlineRunning(Running):
 
     def poll(self) -> Update:
         outcome = self.outcome if self.ended.is_set() else None  # read first: what follows then is all there will be
-        progress: list[ProgressRow] = []
+        progress: list[Progress] = []
         lines: list[tuple[str, str]] = []
         for group, board in self.boards.items():
             rows, texts = board.take()

@@ -12,8 +12,9 @@ from typing import Any
 
 import ray
 
-from workers.launching.board import Outcome, ProgressRow
+from workers.launching.board import Outcome
 from workers.launching.work import Work
+from workers.training.results import Progress
 
 DELIVERY_SECONDS = 30.0
 """How long a finished work waits until its groups' actors (which may still be starting) have heard all of it."""
@@ -35,8 +36,8 @@ class DeviceWorker:
     def run(self, number: int, work: Work, groups: dict[str, Any]) -> Outcome:
         """Does a work and reports into its groups' actors; the outcome says how it ended."""
 
-        def report(row: ProgressRow) -> None:
-            groups[row["group"]].report.remote(row)
+        def report(progress: Progress) -> None:
+            groups[progress.group].report.remote(progress)
 
         def log(text: str) -> None:
             for group in groups.values():

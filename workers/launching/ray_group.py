@@ -7,11 +7,13 @@ it as actor name, log and metrics.  It imports neither torch nor pydantic, so th
 import importlib
 import logging
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from ray.util.metrics import Gauge
 
-from workers.launching.board import GroupBoard, Outcome, ProgressRow
+from workers.launching.board import GroupBoard, Outcome
+from workers.training.results import Progress
 
 NAMESPACE = "cohort"
 _TAGS = ("job", "group", "task")
@@ -28,26 +30,26 @@ class Group:
         self._board = GroupBoard(group)
         self._stop_requested = False
         self._loss = Gauge("cohort_loss", "Training loss of a task.", tag_keys=_TAGS)
-        self._accuracy = Gauge("cohort_accuracy", "Validation accuracy of a task, 0 to 1.", tag_keys=_TAGS)
+        self._score = Gauge("cohort_task_score", "Validation score of a task, 0 to 1.", tag_keys=_TAGS)
         self._speed = Gauge("cohort_images_per_second", "Training images per second of a group.", tag_keys=_TAGS)
 
     def __repr__(self) -> str:
         return f"Group({self.group}: {', '.join(self.tasks)})"
 
-    def report(self, row: ProgressRow) -> None:
+    def report(self, progress: Progress) -> None:
         """Called by the device worker."""
-        log.info(self._board.report(row))
-        for task, value in row["losses"].items():
+        log.info(self._board.report(progress))
+        for task, value in progress.losses.items():
             self._loss.set(value, self._tags(task))
-        for task, value in row["accuracies"].items():
-            self._accuracy.set(value, self._tags(task))
-        self._speed.set(row["images_per_second"], self._tags("all"))
+        for task, value in progress.scores.items():
+            self._score.set(value, self._tags(task))
+        self._speed.set(progress.images_per_second, self._tags("all"))
 
     def log(self, text: str) -> None:
         """Called by the device worker: a line for the group's log."""
         log.info(self._board.log(text))
 
-    def take(self) -> tuple[list[ProgressRow], list[str]]:
+    def take(self) -> tuple[list[Progress], list[str]]:
         """Called by the driver: what is new."""
         return self._board.take()
 
@@ -58,7 +60,7 @@ class Group:
             "attempt": self.attempt,
             "group": self.group,
             "tasks": self.tasks,
-            "latest": self._board.latest,
+            "latest": None if self._board.latest is None else asdict(self._board.latest),
         }
 
     def request_stop(self) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from ray.exceptions import ActorAlreadyExistsError, GetTimeoutError, RayError
 
-from workers.launching.board import Outcome, ProgressRow, Update
+from workers.launching.board import Outcome, Update
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
 from workers.launching.work import GroupUnit, Work
+from workers.training.results import Progress
 
 Actor = Any
 """A handle of an actor: its methods are known to Ray at run time only."""
@@ -64,7 +65,7 @@ class RayRunning(Running):
             stale, self._takes = self._takes, {}
         else:
             stale = {}
-        progress: list[ProgressRow] = []
+        progress: list[Progress] = []
         lines: list[tuple[str, str]] = []
         for group, ref in stale.items():  # asked before the end: what they hold counts, but it is not the last word
             self._hear(group, ref, progress, lines, wait=LAST_WORDS_SECONDS)
@@ -99,7 +100,7 @@ class RayRunning(Running):
             )
 
     def _hear(
-        self, group: str, ref: Any, progress: list[ProgressRow], lines: list[tuple[str, str]], *, wait: float
+        self, group: str, ref: Any, progress: list[Progress], lines: list[tuple[str, str]], *, wait: float
     ) -> bool:
         """Adds what a group's actor answered; False while it has not."""
         try:

@@ -14,11 +14,12 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from workers.launching.board import Outcome, ProgressRow
+from workers.launching.board import Outcome
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.ray_group import NAMESPACE, group_actor_name
 from workers.launching.work import PassWork
 from workers.training.distributed import Ranks
+from workers.training.results import Progress
 
 STOP_POLL_SECONDS = 0.5
 """How often rank 0 asks the group's actor whether it should stop."""
@@ -94,9 +95,9 @@ def _rank(config: dict[str, Any]) -> None:
             wish = bool(ray.get(actor.stop_requested.remote()))
         return wish
 
-    def report(row: ProgressRow) -> None:
+    def report(progress: Progress) -> None:
         if ranks.rank == 0:
-            actor.report.remote(row)
+            actor.report.remote(progress)
 
     def log(text: str) -> None:
         actor.log.remote(f"rank {ranks.rank}: {text}")

@@ -32,10 +32,10 @@ def curve(group: str, task: str, seed: int, num_steps: int = 300) -> list[Curve]
     steps = np.arange(1, num_steps + 1)
     losses = 2.0 * np.exp(-steps / 90) + 0.3 + rng.normal(scale=0.06, size=num_steps)
     validated = steps[59::60]
-    accuracies = 0.9 - 0.4 * np.exp(-validated / 80) + rng.normal(scale=0.01, size=len(validated))
+    scores = 0.9 - 0.4 * np.exp(-validated / 80) + rng.normal(scale=0.01, size=len(validated))
     return [
         Curve(group, task, "loss", tuple(zip(steps.tolist(), losses.tolist(), strict=True))),
-        Curve(group, task, "val_accuracy", tuple(zip(validated.tolist(), accuracies.tolist(), strict=True))),
+        Curve(group, task, "val_score", tuple(zip(validated.tolist(), scores.tolist(), strict=True))),
     ]
 
 
@@ -58,6 +58,7 @@ def finished_job(
         TaskScores(
             task=task,
             group=group_of[task],
+            metric="accuracy",
             class_names=class_names,
             num_test=300,
             grouped=round(float(rng.uniform(0.7, 0.95)), 3),

@@ -91,7 +91,7 @@ def test_template_and_class_names_of_the_spec_stay_words(job_of: JobOf):
     assert "&lt;i&gt;x" in html
 
 
-def test_every_accuracy_and_signed_difference_is_told(job_of: JobOf):
+def test_every_score_and_signed_difference_is_told(job_of: JobOf):
     inputs = job_of(9)
     text = Document(render_report(inputs)).text
     for score in inputs.scores:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.launching.board import GroupBoard, Outcome, ProgressRow, Update
+from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.inline import InlineLauncher
 from workers.launching.launcher import Running
-from workers.training.results import GroupResult
+from workers.training.results import GroupResult, Progress
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_pass_leaves_a_result_for_each_of_its_groups(launcher, make_pass):
         result = GroupResult.read(work.directories[unit.id])
         assert result is not None
         assert result.steps == 3
-    steps = [row["step"] for update in updates for row in update.progress if row["group"] == "g2"]
+    steps = [row.step for update in updates for row in update.progress if row.group == "g2"]
     assert steps == sorted(steps)
     assert steps[-1] == 3
     assert {group for update in updates for group, _ in update.lines} == {"g1", "g2"}
@@ -46,7 +46,7 @@ def test_a_pass_leaves_a_result_for_each_of_its_groups(launcher, make_pass):
 def test_stop_ends_a_work_with_a_checkpoint_and_the_next_start_goes_on_from_it(launcher, make_pass):
     work = make_pass({"g1": ("art",)}, max_steps=300, checkpoint_every=1000)
     running = launcher.start(work)
-    while not any(row["step"] for row in running.poll().progress):
+    while not any(row.step for row in running.poll().progress):
         launcher.wait([running], 0.01)
     running.stop()
     _, outcome = drain(launcher, running)
@@ -54,7 +54,7 @@ def test_stop_ends_a_work_with_a_checkpoint_and_the_next_start_goes_on_from_it(l
     assert GroupResult.read(work.directories["g1"]) is None
     updates, outcome = drain(launcher, launcher.start(work))
     assert outcome.kind == "done", outcome.traceback
-    assert next(row["step"] for update in updates for row in update.progress) > 0
+    assert next(row.step for update in updates for row in update.progress) > 0
 
 
 def test_a_work_stopped_before_its_turn_never_begins(launcher, make_pass):
@@ -84,9 +84,7 @@ def test_more_devices_than_this_process_has_are_refused(launcher):
 def test_a_board_hands_out_everything_once_and_in_order():
     board = GroupBoard("g1")
     rows = [
-        ProgressRow(
-            group="g1", step=step, num_steps=3, losses={"art": 0.5}, accuracies={}, images_per_second=1.0, lr=0.1
-        )
+        Progress(group="g1", step=step, num_steps=3, losses={"art": 0.5}, scores={}, images_per_second=1.0, lr=0.1)
         for step in range(4)
     ]
     for row in rows[:2]:

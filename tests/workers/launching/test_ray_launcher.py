@@ -57,7 +57,7 @@ def test_groups_are_named_actors_and_their_pass_leaves_results(launcher, make_pa
         assert GroupResult.read(work.directories[unit.id]) is not None
         state: Any = ray.get(ray.get_actor(group_actor_name("job-names", unit.id), namespace=NAMESPACE).state.remote())
         assert state["latest"]["step"] == 3
-    last = {row["group"]: row["step"] for update in updates for row in update.progress}
+    last = {row.group: row.step for update in updates for row in update.progress}
     assert last == {"g1": 3, "g2": 3}
     lines = [line for update in updates for group, line in update.lines if group == "g2"]
     assert any("step 3/3" in line for line in lines)
@@ -69,7 +69,7 @@ def test_groups_are_named_actors_and_their_pass_leaves_results(launcher, make_pa
 def test_stop_reaches_a_busy_worker_which_then_serves_the_next_work(launcher, make_pass):
     work = make_pass({"g1": ("art",)}, job="job-stop", max_steps=1_000_000)
     running = launcher.start(work)
-    watch(launcher, running, lambda update: any(row["group"] == "g1" for row in update.progress))
+    watch(launcher, running, lambda update: any(row.group == "g1" for row in update.progress))
     asked = time.monotonic()
     running.stop()
     _, outcome = ended(launcher, running)
@@ -82,7 +82,7 @@ def test_stop_reaches_a_busy_worker_which_then_serves_the_next_work(launcher, ma
 
 def test_a_killed_device_worker_is_a_failed_work_and_the_next_gets_a_new_worker(launcher, make_pass):
     running = launcher.start(make_pass({"g1": ("art",)}, job="job-crash", max_steps=1_000_000))
-    updates = watch(launcher, running, lambda update: any(row["step"] for row in update.progress))
+    updates = watch(launcher, running, lambda update: any(row.step for row in update.progress))
     told = [re.search(r"device worker: process (\d+)", line) for update in updates for _, line in update.lines]
     (process,) = [int(found[1]) for found in told if found]
     os.kill(process, signal.SIGKILL)
