@@ -151,7 +151,7 @@ class TaskConfig(Spec):
     def _defaults_follow_the_kind(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("kind") not in ("multi_label", "retrieval"):
             return given
-        filled = {"split": FractionSplit(fraction=1) if _has_parts(given.get("source")) else _UNSPLIT}
+        filled: dict[str, Any] = {"split": FractionSplit(fraction=1) if _has_parts(given.get("source")) else _UNSPLIT}
         if given["kind"] == "retrieval":
             filled["template"] = "{}"
         return filled | given

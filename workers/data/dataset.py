@@ -7,7 +7,7 @@ could not be read, until all that is chosen can be: so a bad image costs a class
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,7 @@ class TaskData:
     """May be empty."""
     test: ImageSet
     fingerprint: str
-    """sha256 over the content of every image used, labels, class names and split."""
+    """sha256 over the content of every image used, labels or captions, class names, split and kind."""
     num_unreadable: int
     unreadable: tuple[str, ...]
     """Keys of the first 20 images that could not be read."""
@@ -79,9 +79,11 @@ def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: 
         images = cache.pack([contents[item.key] for item in ordered], lambda index: ordered[index].read())
     sets, start = {}, 0
     for part in PARTS:
-        end = start + len(parts[part])
-        labels = np.array([item.label for item in parts[part]], dtype=np.int64)
-        sets[part] = ImageSet(images[start:end], labels, tuple(item.key for item in parts[part]))
+        items = parts[part]
+        end = start + len(items)
+        captions = tuple(item.captions for item in items) if task.kind == "retrieval" else ()
+        labels = _labels(task.kind, items, len(listing.class_names))
+        sets[part] = ImageSet(images[start:end], labels, tuple(item.key for item in items), captions)
         start = end
     return TaskData(
         name=task.name,
@@ -90,7 +92,7 @@ def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: 
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],
-        fingerprint=_fingerprint(listing.class_names, parts, contents),
+        fingerprint=_fingerprint(task.kind, listing.class_names, parts, contents),
         num_unreadable=len(reasons),
         unreadable=tuple(sorted(reasons)[:NUM_NAMED]),
         kind=task.kind,
@@ -140,10 +142,31 @@ def _check_budget(task: TaskConfig, tried: int, reasons: Mapping[str, str]) -> N
         )
 
 
-def _fingerprint(class_names: tuple[str, ...], parts: Parts, contents: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256(json.dumps(class_names).encode())
+def _labels(kind: TaskKind, items: Sequence[Item], num_classes: int) -> np.ndarray:
+    if kind != "multi_label":
+        return np.array([item.label for item in items], dtype=np.int64)
+    labels = np.zeros((len(items), num_classes), dtype=np.uint8)
+    for row, item in enumerate(items):
+        labels[row, list(item.labels)] = 1
+    return labels
+
+
+def _fingerprint(kind: TaskKind, class_names: tuple[str, ...], parts: Parts, contents: Mapping[str, bytes]) -> str:
+    head = class_names if kind == "classification" else (kind, class_names)
+    digest = hashlib.sha256(json.dumps(head).encode())
     for part in PARTS:
         digest.update(f"\n{part} {len(parts[part])}\n".encode())
         for item in parts[part]:
-            digest.update(contents[item.key] + item.label.to_bytes(8, "little"))
+            digest.update(contents[item.key] + _answer(kind, item))
     return digest.hexdigest()
+
+
+def _answer(kind: TaskKind, item: Item) -> bytes:
+    """What the data says about one image, so that different answers never have the same bytes."""
+    match kind:
+        case "classification":
+            return item.label.to_bytes(8, "little")
+        case "multi_label":
+            return json.dumps(item.labels).encode() + b"\n"
+        case "retrieval":
+            return json.dumps(item.captions).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Tables of images: CSV, JSONL and Parquet read into rows of path, label and split."""
+"""Tables of images: CSV, JSONL and Parquet read into rows of path, labels or captions, and split."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from workers.data.config import ManifestSource
+from workers.data.config import ManifestSource, TaskKind
 from workers.data.listing import PARTS
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -17,19 +17,23 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a manifest."""
+    """One row of a manifest: an image, or one more caption of an image."""
 
     number: int
     """Counted from 1, without the header."""
     path: str
-    label: str
+    labels: tuple[str, ...]
+    """classification: one; multi_label: those of the image, each once, may be none; retrieval: none."""
+    captions: tuple[str, ...]
+    """retrieval: one at least, in the table's order, white space normalised; else none."""
     split: str | None
 
 
-def read_rows(content: bytes, source: ManifestSource, *, name: str, task: str) -> list[Row]:
+def read_rows(content: bytes, source: ManifestSource, *, kind: TaskKind, name: str, task: str) -> list[Row]:
     """The rows of the table whose bytes these are; `name` is its location and says by its suffix how to read it."""
     where = f"Task {task!r}: manifest {name!r}"
-    columns = [source.path_column, source.label_column, *([source.split_column] if source.split_column else [])]
+    answer = "caption_column" if kind == "retrieval" else "label_column"
+    columns = [source.path_column, getattr(source, answer), *([source.split_column] if source.split_column else [])]
     try:
         if name.endswith(".csv"):
             table = _read_csv(content)
@@ -48,9 +52,11 @@ def read_rows(content: bytes, source: ManifestSource, *, name: str, task: str) -
     if missing := [column for column in columns if not any(column in record for record in table)]:
         raise ValueError(
             f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, table[0]))}. "
-            "Rename the column, or set path_column, label_column or split_column."
+            f"Rename the column, or set path_column, {answer} or split_column."
         )
-    return [_row(record, columns, f"{where}, row {number}", number) for number, record in enumerate(table, start=1)]
+    return [
+        _row(record, source, kind, f"{where}, row {number}", number) for number, record in enumerate(table, start=1)
+    ]
 
 
 def _read_csv(content: bytes) -> list[dict[str, Any]]:
@@ -67,13 +73,60 @@ def _read_parquet(content: bytes, columns: list[str]) -> list[dict[str, Any]]:
         return file.read(columns=columns).to_pylist()
 
 
-def _row(record: dict[str, Any], columns: list[str], where: str, number: int) -> Row:
-    values = [record.get(column) for column in columns]
-    for column, value in zip(columns, values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
-            raise ValueError(f"{where}: {column!r} is {value!r}. Give a text or a whole number.")
-    path, label, split = (*map(str, values), None)[:3]
+def _row(record: dict[str, Any], source: ManifestSource, kind: TaskKind, where: str, number: int) -> Row:
+    path = _text(record, source.path_column, where)
+    labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    match kind:
+        case "classification":
+            labels = (_text(record, source.label_column, where).strip(),)
+        case "multi_label":
+            labels = _labels(record, source, where)
+        case "retrieval":
+            captions = _captions(record, source.caption_column, where)
+    split = _text(record, source.split_column, where) if source.split_column else None
     if split is not None and split not in PARTS:
-        raise ValueError(f"{where}: {columns[2]!r} is {split!r}. It must be train, val or test.")
-    assert path is not None and label is not None
-    return Row(number, path, label.strip(), split)
+        raise ValueError(f"{where}: {source.split_column!r} is {split!r}. It must be train, val or test.")
+    return Row(number, path, labels, captions, split)
+
+
+def _text(record: dict[str, Any], column: str, where: str) -> str:
+    value = record.get(column)
+    if not _is_label(value):
+        raise ValueError(f"{where}: {column!r} is {value!r}. Give a text or a whole number.")
+    return str(value)
+
+
+def _labels(record: dict[str, Any], source: ManifestSource, where: str) -> tuple[str, ...]:
+    """The labels of an image, each once.  Null, an empty text and an empty list are no label at all."""
+    column = source.label_column
+    if column not in record:  # a misspelt key of one line must not pass for an image without labels
+        raise ValueError(
+            f"{where} has no {column!r}. Give a list or a text; an empty one means that there is no label."
+        )
+    value = record[column]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ()
+    labels = value.split(source.label_separator) if isinstance(value, str) else value
+    labels = labels if isinstance(labels, list) else [labels]
+    if not all(map(_is_label, labels)):
+        raise ValueError(
+            f"{where}: {column!r} is {value!r}. Give texts or whole numbers, none of them empty, as a list or with "
+            f"{source.label_separator!r} between them (label_separator)."
+        )
+    return tuple(dict.fromkeys(str(label).strip() for label in labels))
+
+
+def _captions(record: dict[str, Any], column: str, where: str) -> tuple[str, ...]:
+    value = record.get(column)
+    given = value if isinstance(value, list) else [value]
+    captions = tuple(" ".join(caption.split()) if isinstance(caption, str) else "" for caption in given)
+    if not captions or not all(captions):
+        raise ValueError(f"{where}: {column!r} is {value!r}. Give a text, or a list of texts, none of them empty.")
+    if unreadable := [caption for caption in captions if any("\ud800" <= letter <= "\udfff" for letter in caption)]:
+        raise ValueError(f"{where}: {column!r} is {unreadable[0]!r}, which is no valid text. Write the table in UTF-8.")
+    return captions
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""

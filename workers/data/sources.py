@@ -6,77 +6,107 @@ classes and locations are checked here; whether images can be read, and whether 
 
 import os
 import posixpath
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from workers.data.classes import name_classes, sort_labels
 from workers.data.config import DemoSource, ExplicitSplit, FolderSource, ManifestSource, TaskConfig
 from workers.data.decoding import UnreadableImage
 from workers.data.files import FAULTS_OF_THE_DATA, list_folder, reader
 from workers.data.listing import PARTS, Item, Listing
-from workers.data.manifests import read_rows
+from workers.data.manifests import Row, read_rows
 from workers.data.roots import DataRoots, printable
-from workers.demo.tasks import demo_listing
+from workers.demo.tasks import demo_kind, demo_listing
 
-ItemsOfLabels = dict[str, list[Item]]
+
+@dataclass(frozen=True)
+class _Found:
+    """What a source holds: its labels (a folder's may have no image), and its images with the labels of each."""
+
+    labels: set[str] = field(default_factory=set)
+    images: list[tuple[tuple[str, ...], Item]] = field(default_factory=list)
+
+    def empty(self) -> list[str]:
+        """The labels that no image has."""
+        return sort_labels(self.labels - {label for own, _ in self.images for label in own})
 
 
 def list_task(task: TaskConfig, roots: DataRoots) -> Listing:
     """The classes and images of a task.
 
     An explicit split, a manifest's split column and the demo world give items whose split is set.  ValueError for a
-    location that is missing or outside the roots, a broken manifest, and classes that are too few, empty or misnamed.
+    location that is missing or outside the roots, a broken manifest, classes that are too few, empty or misnamed, and
+    a demo task of another kind.
     """
     if isinstance(task.source, DemoSource):
-        try:
-            listing = demo_listing(task.source.task)
-        except ValueError as error:
-            raise ValueError(f"Task {task.name!r}: {error}") from error
-        return Listing(name_classes(task, listing.class_names), tuple(sorted(listing.items, key=lambda item: item.key)))
+        return _list_demo(task, task.source)
     if isinstance(task.split, ExplicitSplit):
-        by_label = _read_parts(task, task.source, task.split, roots)
+        found = _read_parts(task, task.source, task.split, roots)
     else:
-        by_label = _read(task, task.source, task.source.uri, roots)
-    labels = sort_labels(by_label)
-    names = name_classes(task, labels)
-    if empty := [label for label in labels if not by_label[label]]:
+        found = _read(task, task.source, task.source.uri, roots)
+    labels = sort_labels(found.labels)
+    names = () if task.kind == "retrieval" else name_classes(task, labels)
+    if empty := found.empty():
         raise ValueError(
             f"Task {task.name!r}: {len(empty)} of {len(labels)} classes have no image "
             f"({', '.join(map(repr, empty[:20]))}). Add images or remove the class."
         )
-    items = [replace(item, label=index) for index, label in enumerate(labels) for item in by_label[label]]
+    index = {label: position for position, label in enumerate(labels)}
+    items = []
+    for own, item in found.images:
+        match task.kind:
+            case "classification":
+                items.append(replace(item, label=index[own[0]]))
+            case "multi_label":
+                items.append(replace(item, labels=tuple(sorted(index[label] for label in own))))
+            case "retrieval":
+                items.append(item)
     return Listing(names, tuple(sorted(items, key=lambda item: item.key)))
+
+
+def _list_demo(task: TaskConfig, source: DemoSource) -> Listing:
+    try:
+        kind, listing = demo_kind(source.task), demo_listing(source.task)
+    except ValueError as error:
+        raise ValueError(f"Task {task.name!r}: {error}") from error
+    if task.kind != kind:
+        raise ValueError(
+            f"Task {task.name!r}: kind={task.kind!r}, but the demo task {source.task!r} is of kind {kind!r}. "
+            f"Set kind to {kind!r}, or take another demo task."
+        )
+    names = () if kind == "retrieval" else name_classes(task, listing.class_names)
+    return Listing(names, tuple(sorted(listing.items, key=lambda item: item.key)))
 
 
 def _read_parts(
     task: TaskConfig, source: FolderSource | ManifestSource, split: ExplicitSplit, roots: DataRoots
-) -> ItemsOfLabels:
+) -> _Found:
     if isinstance(source, ManifestSource) and source.split_column:
         raise ValueError(
             f"Task {task.name!r}: both split_column={source.split_column!r} and separate train and test sources are "
             "given. Keep one of the two."
         )
     uris = {"train": split.train, "val": split.val, "test": split.test}
-    merged: ItemsOfLabels = {}
+    merged = _Found()
     for part in PARTS:
         if (uri := uris[part]) is None:
             continue
-        by_label = _read(task, source, uri, roots)
-        if part != "train" and (unknown := sorted(set(by_label) - set(merged))):
+        found = _read(task, source, uri, roots)
+        if part != "train" and (unknown := sorted(found.labels - merged.labels)):
             raise ValueError(
                 f"Task {task.name!r}: {part} holds classes that train does not ({', '.join(map(repr, unknown[:20]))}). "
                 "Add training images for them, or remove them."
             )
-        if part == "train" and (empty := sorted(label for label, items in by_label.items() if not items)):
+        if part == "train" and (empty := found.empty()):
             raise ValueError(
-                f"Task {task.name!r}: {len(empty)} of {len(by_label)} classes have no training image "
+                f"Task {task.name!r}: {len(empty)} of {len(found.labels)} classes have no training image "
                 f"({', '.join(map(repr, empty[:20]))}). Add images or remove the class."
             )
-        for label, items in by_label.items():
-            merged.setdefault(label, []).extend(replace(item, key=f"{part}/{item.key}", split=part) for item in items)
+        merged.labels.update(found.labels)
+        merged.images.extend((own, replace(item, key=f"{part}/{item.key}", split=part)) for own, item in found.images)
     return merged
 
 
-def _read(task: TaskConfig, source: FolderSource | ManifestSource, uri: str, roots: DataRoots) -> ItemsOfLabels:
+def _read(task: TaskConfig, source: FolderSource | ManifestSource, uri: str, roots: DataRoots) -> _Found:
     try:
         location = roots.check(uri)
         by_label = list_folder(location, roots) if isinstance(source, FolderSource) else None
@@ -91,12 +121,10 @@ def _read(task: TaskConfig, source: FolderSource | ManifestSource, uri: str, roo
         )
     if not by_label:
         raise ValueError(f"Task {task.name!r}: {uri!r} has no sub-folder, so no class. Put images in one per class.")
-    return by_label
+    return _Found(set(by_label), [((label,), item) for label, items in by_label.items() for item in items])
 
 
-def _read_manifest(
-    task: TaskConfig, source: ManifestSource, uri: str, location: str, roots: DataRoots
-) -> ItemsOfLabels:
+def _read_manifest(task: TaskConfig, source: ManifestSource, uri: str, location: str, roots: DataRoots) -> _Found:
     try:
         content = reader(location, roots)()
     except (*FAULTS_OF_THE_DATA, UnreadableImage) as error:
@@ -104,19 +132,30 @@ def _read_manifest(
             f"Task {task.name!r}: the manifest {uri!r} does not exist or cannot be read. Give a .csv, .jsonl or "
             f".parquet table{_roots_hint(uri, roots)}."
         ) from error
-    by_label: ItemsOfLabels = {}
-    first_row: dict[str, int] = {}
-    for row in read_rows(content, source, name=printable(location), task=task.name):
+    rows_of_image: dict[str, list[Row]] = {}
+    images: list[tuple[tuple[str, ...], Item]] = []
+    for row in read_rows(content, source, kind=task.kind, name=printable(location), task=task.name):
         where = f"Task {task.name!r}: manifest {uri!r}, row {row.number}"
         key = printable(posixpath.normpath(row.path) if "://" not in row.path else row.path)
-        if (first := first_row.setdefault(key, row.number)) != row.number:
-            raise ValueError(f"{where} lists {key!r} again (first in row {first}). List every image once.")
-        try:
-            read = reader(_row_location(row.path, location, roots), roots)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        by_label.setdefault(row.label, []).append(Item(key, 0, row.split, read))
-    return by_label
+        rows = rows_of_image.setdefault(key, [])
+        rows.append(row)
+        if len(rows) == 1:
+            try:
+                images.append(
+                    (row.labels, Item(key, 0, row.split, reader(_row_location(row.path, location, roots), roots)))
+                )
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        elif task.kind != "retrieval":
+            raise ValueError(f"{where} lists {key!r} again (first in row {rows[0].number}). List every image once.")
+        elif row.split != rows[0].split:
+            raise ValueError(
+                f"{where} puts {key!r} into {row.split}, row {rows[0].number} into {rows[0].split}. "
+                "Give every image one part."
+            )
+    captions = {key: tuple(caption for row in rows for caption in row.captions) for key, rows in rows_of_image.items()}
+    images = [(own, replace(item, captions=captions[item.key])) for own, item in images]
+    return _Found({label for own, _ in images for label in own}, images)
 
 
 def _row_location(path: str, manifest: str, roots: DataRoots) -> str:

@@ -1,7 +1,8 @@
 """Which images train, validate and test.
 
 Within a class images are ordered by sha256(seed, key): the same for ever, whatever the file system, NumPy or Python
-version, and adding an image moves no other image past its neighbours.
+version, and adding an image moves no other image past its neighbours.  Multi-label and retrieval tasks have no class
+that an image is in alone; their images are ordered and divided as a whole.
 """
 
 import hashlib
@@ -18,27 +19,33 @@ def split_items(task: TaskConfig, listing: Listing, *, unreadable: Collection[st
 
     Where items carry a split, the task's split only limits the parts (train by shots or fraction, val by val_shots,
     test by test_per_class), and validation images are taken from train's remainder only if the data has no val part.
-    ValueError for a class that cannot fill train and test, and for an empty part.
+    ValueError for a class that cannot fill train and test (multi_label: that is in no training image), and for an empty
+    part.
     """
     usable = [item for item in listing.items if item.key not in unreadable]
     has_parts, has_val = any(item.split for item in usable), any(item.split == "val" for item in usable)
-    _check_classes(task, listing, [item for item in usable if item.split in ("train", None)])
+    if task.kind == "classification":
+        _check_classes(task, listing, [item for item in usable if item.split in ("train", None)])
+        groups: list[tuple[str, list[Item]]] = [(f"the class {name!r} has", []) for name in listing.class_names]
+        for item in usable:
+            groups[item.label][1].append(item)
+    else:
+        groups = [("it has", usable)]
     parts: Parts = {part: [] for part in PARTS}
-    by_label: list[list[Item]] = [[] for _ in listing.class_names]
-    for item in usable:
-        by_label[item.label].append(item)
-    for own, name in zip(by_label, listing.class_names, strict=True):
+    for whose, own in groups:
         if isinstance(task.split, ExplicitSplit):
             chosen = {part: [item for item in own if item.split == part] for part in PARTS}
         elif has_parts:
             chosen = _limit(task.split, {part: [item for item in own if item.split == part] for part in PARTS}, has_val)
         else:
-            chosen = _divide(task, task.split, own, name)
+            chosen = _divide(task, task.split, own, whose)
         for part in PARTS:
             parts[part] += chosen[part]
     for part in ("train", "test"):
         if not parts[part]:
             raise ValueError(f"Task {task.name!r}: the {part} split is empty. Every task needs images to {part} on.")
+    if task.kind == "multi_label":
+        _check_positives(task, listing, parts["train"])
     return {part: sorted(items, key=lambda item: item.key) for part, items in parts.items()}
 
 
@@ -56,14 +63,23 @@ def _check_classes(task: TaskConfig, listing: Listing, items: Sequence[Item]) ->
         )
 
 
-def _divide(task: TaskConfig, split: ShotsSplit | FractionSplit, items: list[Item], name: str) -> Parts:
-    """One class's images cut in three; train gets one at least, and so does test."""
+def _check_positives(task: TaskConfig, listing: Listing, train: Sequence[Item]) -> None:
+    present = {label for item in train for label in item.labels}
+    if empty := [name for label, name in enumerate(listing.class_names) if label not in present]:
+        raise ValueError(
+            f"Task {task.name!r}: {len(empty)} of {len(listing.class_names)} classes are in no training image "
+            f"({', '.join(map(repr, empty[:20]))}). Add images, take a larger fraction or another seed, or drop them."
+        )
+
+
+def _divide(task: TaskConfig, split: ShotsSplit | FractionSplit, items: list[Item], whose: str) -> Parts:
+    """One class's images (or a task's) cut in three; train gets one at least, and so does test."""
     ordered = order_by_hash(items, split.seed)
     count = len(ordered)
     if count < 2:
         raise ValueError(
-            f"Task {task.name!r}: the class {name!r} has a single readable image, but one to train and one to test are "
-            "needed. Add an image or drop the class."
+            f"Task {task.name!r}: {whose} {'a single' if count else 'no'} readable image, but one to train and one to "
+            f"test are needed. Add an image{' or drop the class' if task.kind == 'classification' else ''}."
         )
     if isinstance(split, ShotsSplit):
         wanted, wanted_val, cap = split.shots, _val_shots(split), split.test_per_class

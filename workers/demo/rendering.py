@@ -5,6 +5,7 @@ Everything random comes from the generator that is passed in, so equal generator
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,19 +133,32 @@ def texture_mask(rng: np.random.Generator, name: str, look: Look) -> np.ndarray:
 
 def paint(rng: np.random.Generator, mask: np.ndarray, ink: str, paper: str, look: Look) -> np.ndarray:
     """Ink over paper; `paper` is ignored where the background is noise.  -> uint8 [SIZE, SIZE, 3]"""
-    ground = _ground(rng, _colour(rng, paper), look.background)
-    cover = mask[:, :, None]
-    picture = ground * (1 - cover) + _colour(rng, ink) * cover
+    return paint_layers(rng, [(mask, ink)], paper, look)
+
+
+def paint_layers(
+    rng: np.random.Generator, layers: Sequence[tuple[np.ndarray, str]], paper: str, look: Look
+) -> np.ndarray:
+    """Several masks, each in its ink, one over the other.  -> uint8 [SIZE, SIZE, 3]"""
+    picture = _ground(rng, _colour(rng, paper), look.background)
+    for mask, ink in layers:
+        cover = mask[:, :, None]
+        picture = picture * (1 - cover) + _colour(rng, ink) * cover
     picture += rng.normal(0, look.speckle, picture.shape).astype(np.float32)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def two_colours(rng: np.random.Generator, least_difference: float = 130.0) -> tuple[str, str]:
-    """Two palette names that are at least this far apart in RGB (Euclidean), so that ink shows on paper."""
+def two_colours(rng: np.random.Generator) -> tuple[str, str]:
+    """Two palette names that are far apart, so that ink shows on paper."""
     while True:
         ink, paper = (COLOURS[i] for i in rng.choice(len(COLOURS), 2, replace=False))
-        if np.linalg.norm(np.subtract(PALETTE[ink], PALETTE[paper])) >= least_difference:
+        if far_apart(ink, paper):
             return ink, paper
+
+
+def far_apart(colour: str, other: str) -> bool:
+    """Whether two palette names differ by 130 at least in RGB (Euclidean)."""
+    return bool(np.linalg.norm(np.subtract(PALETTE[colour], PALETTE[other])) >= 130)
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -7,6 +7,8 @@ names are spelt differently within a family, and no source image is used twice: 
 not give the families away.  The shared wording does: bench/demo_grouping.py runs a control with one neutral
 template.  Digits are scikit-learn's real handwriting (8 x 8 scans); shapes and textures are drawn. Torch-free and
 lazy: a picture is drawn when its item is read, from a seed of its task, class and number.
+
+Two demo tasks of other kinds, which belong to no family, are in scene_tasks.py; `demo_listing` knows them too.
 """
 
 import hashlib
@@ -16,6 +18,7 @@ from functools import cache, partial
 import numpy as np
 from sklearn.datasets import load_digits
 
+from workers.data.config import TaskKind
 from workers.data.listing import Item, Listing
 from workers.demo.rendering import (
     Look,
@@ -26,6 +29,7 @@ from workers.demo.rendering import (
     texture_mask,
     two_colours,
 )
+from workers.demo.scene_tasks import SCENE_TASKS, scene_listing
 from workers.demo.strokes import DIGITS, SHAPES
 from workers.demo.textures import TEXTURES
 
@@ -153,13 +157,23 @@ def families() -> dict[str, str]:
     return {name: task.family for name, task in DEMO_TASKS.items()}
 
 
-def demo_listing(task_name: str) -> Listing:
-    """The listing of a demo task: 20 training, 8 validation and 30 test pictures per class, none of them drawn yet.
-
-    ValueError for an unknown task.
-    """
+def demo_kind(task_name: str) -> TaskKind:
+    """What kind of task a demo task is.  ValueError for an unknown one."""
+    if task_name in SCENE_TASKS:
+        return SCENE_TASKS[task_name].kind
     if task_name not in DEMO_TASKS:
-        raise ValueError(f"demo task {task_name!r} is not known; expected one of {', '.join(DEMO_TASKS)}.")
+        known = ", ".join((*DEMO_TASKS, *SCENE_TASKS))
+        raise ValueError(f"demo task {task_name!r} is not known; expected one of {known}.")
+    return "classification"
+
+
+def demo_listing(task_name: str) -> Listing:
+    """The listing of a demo task, none of its pictures drawn yet.  ValueError for an unknown one.
+
+    One of the nine has 20 training, 8 validation and 30 test pictures per class; for the others see `scene_listing`.
+    """
+    if demo_kind(task_name) != "classification":
+        return scene_listing(task_name)
     task = DEMO_TASKS[task_name]
     items = [
         Item(
