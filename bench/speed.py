@@ -22,13 +22,14 @@ from workers.clip.blocks import Blocks, attention
 from workers.clip.config import BackboneConfig
 from workers.clip.frozen import DTYPES, FrozenCLIP, create_untrained, freeze
 from workers.clip.scratch import new_tokenizer
+from workers.clip.seam import Rows
 from workers.clip.text_tower import TextTower
 from workers.data.dataset import ImageSet, TaskData
 from workers.methods.config import MmAPConfig
-from workers.methods.method import TowerEdits
 from workers.training.batches import draw_batch
 from workers.training.config import TrainConfig
 from workers.training.distributed import Ranks
+from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists
 from workers.training.run import GroupRun, GroupWork
 from workers.training.signatures import task_gradients
@@ -110,6 +111,7 @@ def _joint_step(
     config = TrainConfig(batch_size=images, max_steps=10_000, augment=None)
     names = tuple(data)
     size = len(names) // groups
+    lists = ClassLists(clip)
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             GroupRun(
@@ -117,27 +119,21 @@ def _joint_step(
                 GroupWork(f"g{part}", names[part * size : (part + 1) * size], method or MmAPConfig(), Path(folder)),
                 data,
                 config,
+                lists,
+                FeatureCache(clip),
             )
             for part in range(groups)
         ]
-    lists = ClassLists(clip, data)
     return lambda: train_step(clip, runs, lists, Ranks())
 
 
 def _signatures(clip: FrozenCLIP, data: dict[str, TaskData]) -> Callable[[], None]:
     config = TrainConfig(batch_size=8, augment=None)
-    with tempfile.TemporaryDirectory() as folder:
-        run = GroupRun(clip, GroupWork("shared", tuple(data), MmAPConfig(sharing="all"), Path(folder)), data, config)
-    edits: TowerEdits = run.method.edits()
-    lists = ClassLists(clip, data)
-    batches = [draw_batch(task, config, 0) for task in data.values()]
-
-    def measure() -> None:
-        task_gradients(
-            clip, edits, lists, list(data), [batch.images for batch in batches], [batch.labels for batch in batches]
-        )
-
-    return measure
+    lists = ClassLists(clip)
+    work = GroupWork("shared", tuple(data), MmAPConfig(sharing="all"), Path("unused"))
+    run = GroupRun(clip, work, data, config, lists, FeatureCache(clip))
+    batches = {name: draw_batch(task, config, 0) for name, task in data.items()}
+    return lambda: task_gradients(clip, run.method, lists, batches) and None
 
 
 def _yardstick(clip: FrozenCLIP, images: int) -> Callable[[], None]:
@@ -147,7 +143,7 @@ def _yardstick(clip: FrozenCLIP, images: int) -> Callable[[], None]:
 
     visual = clip.image._visual
     blocks = Blocks(visual.transformer.resblocks, {}, None)
-    nothing = torch.zeros(images, dtype=torch.long, device=clip.device)
+    nothing = Rows.of([(0, images)], clip.device)
 
     def run() -> None:
         x = visual._embeds(pixels.to(clip.image.dtype)).detach().requires_grad_()

@@ -29,8 +29,8 @@ from workers.data.decoding import decode_rgb
 from workers.data.resizing import resize_image
 from workers.methods.build import build_method
 from workers.methods.config import MethodConfig
-from workers.methods.method import Method
-from workers.training.evaluate import EVALUATION_BATCH, encode_images, task_image_edits
+from workers.methods.method import Method, TaskInfo
+from workers.training.evaluate import EVALUATION_BATCH, caption_features, encode_images
 from workers.training.results import LEARNED, TEXT_FEATURES
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
@@ -90,10 +90,15 @@ class Bundle:
         if self._clip is None:
             self._clip = load_clip(self._backbone, device=self._device)
         config = TypeAdapter(MethodConfig).validate_python(group["method"])
-        method = build_method(config, self._clip, group["tasks"], seed=0)
+        method = build_method(config, self._clip, [self._info(name) for name in group["tasks"]], seed=0)
         method.load_state(load(self._read(f"groups/{group['id']}/{LEARNED}")))
-        texts = load(self._read(f"groups/{group['id']}/{TEXT_FEATURES}"))[task]
-        return Classifier(self._clip, method, task, tuple(described["class_names"]), texts.to(self._clip.device))
+        texts = load(self._read(f"groups/{group['id']}/{TEXT_FEATURES}")).get(task)
+        return Classifier(self._clip, method, task, None if texts is None else texts.to(self._clip.device))
+
+    def _info(self, task: str) -> TaskInfo:
+        described = self.manifest["tasks"][self.tasks.index(task)]
+        kind = described.get("kind", "classification")  # bundles of the first version hold no other
+        return TaskInfo(task, tuple(described["class_names"]), described["template"], kind)
 
     def verify(self) -> None:
         """Checks the sha256 of every file; ValueError names the first that is missing or damaged."""
@@ -113,33 +118,57 @@ class Bundle:
 
 
 class Classifier:
-    """One task's classifier: image tower with the task's prompts, text features computed at training time."""
+    """One task's classifier: image tower with the method's edits, text features computed at training time."""
 
-    def __init__(self, clip: FrozenCLIP, method: Method, task: str, class_names: tuple[str, ...], texts: torch.Tensor):
+    def __init__(self, clip: FrozenCLIP, method: Method, task: str, texts: torch.Tensor | None):
+        info = method.infos[task]
         self.task = task
-        self.class_names = class_names
+        self.kind = info.kind
+        self.class_names = info.class_names
         self._clip = clip
         self._method = method
         self._texts = texts
-        self._edits, self._copy = task_image_edits(method, task)
+        self._edits = method.edits([task]).image
 
-    def predict(self, images: Sequence[ImageLike]) -> list[str]:
-        """The most likely class name of every image."""
-        return [self.class_names[index] for index in self.logits(images).argmax(axis=1)]
+    def predict(self, images: Sequence[ImageLike]) -> list[str] | list[list[str]]:
+        """The most likely class name of every image; for several labels, the names whose probability exceeds a half.
+
+        ValueError for a retrieval task, which has no classes: see `rank`.
+        """
+        logits = self.logits(images)
+        if self.kind == "multi_label":
+            return [[self.class_names[index] for index in np.flatnonzero(row > 0)] for row in logits]
+        return [self.class_names[index] for index in logits.argmax(axis=1)]
+
+    def rank(self, images: Sequence[ImageLike], texts: Sequence[str]) -> np.ndarray:
+        """How well every text describes every image, [B, texts] fp32: cosines times the logit scale.
+
+        ValueError for a task with classes: its texts are fixed.
+        """
+        if self.kind != "retrieval":
+            raise ValueError(f"task {self.task!r} has classes, so its texts are fixed. Use predict or logits.")
+        if isinstance(texts, str) or not texts:
+            raise ValueError("rank takes a list of at least one text.")
+        return self._logits(images, caption_features(self._clip, self._method, self.task, tuple(texts)))
 
     def logits(self, images: Sequence[ImageLike]) -> np.ndarray:
         """[B, K] fp32, in the order of `class_names`.  Computed in batches of the evaluation's size."""
+        if self._texts is None:
+            raise ValueError(f"task {self.task!r} is a retrieval task: it has no classes. Use rank(images, texts).")
+        return self._logits(images, self._texts)
+
+    def _logits(self, images: Sequence[ImageLike], texts: torch.Tensor) -> np.ndarray:
         if isinstance(images, (str, bytes, Path, Image.Image)) or len(images) == 0:
             raise ValueError(
                 "predict takes a list of at least one image: a path, bytes, a Pillow image, or [H, W, 3] uint8."
             )
         blocks = [images[first : first + EVALUATION_BATCH] for first in range(0, len(images), EVALUATION_BATCH)]
-        return np.concatenate([self._block([self._open(image) for image in block]) for block in blocks])
+        return np.concatenate([self._block([self._open(image) for image in block], texts) for block in blocks])
 
     @torch.no_grad()
-    def _block(self, images: list[np.ndarray]) -> np.ndarray:
-        features = encode_images(self._clip, np.stack(images), self._edits, self._copy)
-        return self._method.logits(self.task, features, self._texts).cpu().numpy()
+    def _block(self, images: list[np.ndarray], texts: torch.Tensor) -> np.ndarray:
+        features = encode_images(self._clip, np.stack(images), self._edits)
+        return self._method.task_logits(self.task, features, texts).cpu().numpy()
 
     def _open(self, image: ImageLike) -> np.ndarray:
         if isinstance(image, np.ndarray):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.clip.config import BackboneConfig
+from workers.data.config import TaskKind
 from workers.methods.config import MethodConfig
 from workers.training.results import LEARNED, TEXT_FEATURES, write_atomically
 
@@ -31,6 +32,7 @@ class BundleTask:
     """The group whose tensors serve it."""
     fingerprint: str
     """Of its dataset."""
+    kind: TaskKind = "classification"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def write_bundle(
         "backbone": backbone.model_dump(),
         "tasks": [
             {"name": task.name, "class_names": task.class_names, "template": task.template, "group": task.group}
-            | {"fingerprint": task.fingerprint}
+            | {"fingerprint": task.fingerprint, "kind": task.kind}
             for task in tasks
         ],
         "groups": [

@@ -53,7 +53,7 @@ def test_the_bundle_predicts_the_labels_that_evaluation_counted(
         predicted = bundle.classifier(name).predict(_images(task))
         expected = [task.class_names[label] for label in task.test.labels]
         correct = [a == b for a, b in zip(predicted, expected, strict=True)]
-        assert correct == result.results[name].correct
+        assert correct == result.results[name].per_image
         logits = bundle.classifier(name).logits(_images(task))
         chosen = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss = -chosen[np.arange(len(logits)), task.test.labels].mean()

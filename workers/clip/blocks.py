@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from workers.clip.seam import Branch
+from workers.clip.seam import Branch, Rows
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -84,14 +84,14 @@ class Blocks:
         num_heads = self._blocks[layer].attn.num_heads
         return x_BLD.view(rows, length, num_heads, width // num_heads).transpose(1, 2)
 
-    def finish(self, layer: int, x: torch.Tensor, attended: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
-        """Adds the attention branch, then the MLP branch.  x and attended: [B, L, D]; copy: [B] -> [B, L, D]."""
+    def finish(self, layer: int, x: torch.Tensor, attended: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Adds the attention branch, then the MLP branch.  x and attended: [B, L, D] -> [B, L, D]."""
         block = self._blocks[layer]
         out = self._linear(layer, "attn.out_proj", block.attn.out_proj, attended)
-        x = x + self._branch_output(layer, "attn", self._scale(layer, "ls_1", out), copy)
+        x = x + self._branch_output(layer, "attn", self._scale(layer, "ls_1", out), rows)
         hidden = block.mlp.gelu(self._linear(layer, "mlp.c_fc", block.mlp.c_fc, self.norm(layer, "ln_2", x)))
         out = self._linear(layer, "mlp.c_proj", block.mlp.c_proj, hidden)
-        return x + self._branch_output(layer, "mlp", self._scale(layer, "ls_2", out), copy)
+        return x + self._branch_output(layer, "mlp", self._scale(layer, "ls_2", out), rows)
 
     def _project(self, layer: int, x: torch.Tensor, rows: slice) -> torch.Tensor:
         weight = self._weight(layer, "attn.in_proj_weight", self._blocks[layer].attn.in_proj_weight)
@@ -114,9 +114,9 @@ class Blocks:
         layer: int,
         name: Literal["attn", "mlp"],
         x: torch.Tensor,
-        copy: torch.Tensor,
+        rows: Rows,
     ) -> torch.Tensor:
-        return x if self._branch is None else self._branch(layer, name, x, copy)
+        return x if self._branch is None else self._branch(layer, name, x, rows)
 
     def _weight(self, layer: int, name: str, own: torch.Tensor) -> torch.Tensor:
         override = self._overrides.get(f"transformer.resblocks.{layer}.{name}")

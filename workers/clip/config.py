@@ -1,5 +1,6 @@
 """Which frozen CLIP a job uses.  Torch-free, so the API can read it."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -20,3 +21,30 @@ class BackboneConfig(Spec):
     precision: Precision = "fp32"
     """The dtype in which the frozen weights are stored and the towers compute.  Trainables, logits and losses are
     fp32 always."""
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """The sizes of a backbone that parameter counts depend on."""
+
+    text_width: int
+    image_width: int
+    text_layers: int
+    image_layers: int
+    embed_dim: int
+    num_parameters: int
+    """Of both towers and the temperature."""
+    num_frozen_always: int
+    """Temperature and bias of the logits, which no method trains."""
+    num_biases: int
+    """Numbers in all bias vectors of both towers, those of LayerNorms included."""
+    num_norm_weights: int
+    """Numbers in the weights of all LayerNorms of both towers."""
+    num_norm_biases: int
+    """Numbers in the biases of all LayerNorms of both towers."""
+    patch_size: int
+
+    @property
+    def layers(self) -> int:
+        """Layers that both towers have."""
+        return min(self.text_layers, self.image_layers)

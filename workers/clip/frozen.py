@@ -10,7 +10,7 @@ import torch
 from workers.clip.config import BackboneConfig
 from workers.clip.image_tower import ImageTower
 from workers.clip.text_tower import TextTower
-from workers.clip.tokens import ClassList, class_sentences, make_class_list
+from workers.clip.tokens import ClassList, class_sentences, make_caption_list, make_class_list
 from workers.clip.torchvision_ops import ensure_torchvision_ops
 from workers.data.dataset import Resize
 from workers.data.roots import DataRoots
@@ -50,6 +50,17 @@ class FrozenCLIP:
         """The tokenised sentences of a task's classes.  Refused if one does not fit beside `num_prompt_tokens`."""
         return make_class_list(
             class_sentences(class_names, template),
+            self.tokenize,
+            self.text.find_end,
+            context_length=self.text.context_length,
+            room=self.text.context_length - num_prompt_tokens,
+            device=self.device,
+        )
+
+    def caption_list(self, captions: Sequence[str], *, num_prompt_tokens: int = 0) -> ClassList:
+        """Tokenised captions; those that do not fit beside `num_prompt_tokens` are cut."""
+        return make_caption_list(
+            captions,
             self.tokenize,
             self.text.find_end,
             context_length=self.text.context_length,

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from workers.clip.blocks import Blocks, attention, layer_norm
 from workers.clip.plain import run_plain_block
-from workers.clip.seam import NO_EDITS, Edits
+from workers.clip.seam import NO_EDITS, Edits, Rows
 
 
 class ImageTower:
@@ -28,20 +28,29 @@ class ImageTower:
         self,
         pixels: torch.Tensor,
         edits: Edits = NO_EDITS,
-        copy_B: torch.Tensor | None = None,
+        rows: Rows | None = None,
         *,
         plain: bool = False,
     ) -> torch.Tensor:
-        """Image features before normalisation, fp32.  pixels: [B, 3, H, W], normalised; copy_B: [B] -> [B, E].
+        """Image features before normalisation, fp32.  pixels: [B, 3, H, W], normalised -> [B, E].
+
+        `rows` says which copy of the edits every image runs under (the first, if left out).
 
         `plain` runs open_clip's own blocks over all tokens; otherwise the same features are computed with the
         prompts as keys and values only, and with the last block for the pooled token alone.
         """
-        if copy_B is None:
-            copy_B = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
+        rows = rows or Rows.of([(0, len(pixels))], pixels.device)
         x = self._embed(pixels.to(self.dtype), edits)
         run = self._run_plain if plain or not self._fast else self._run_fast
-        return run(x, edits, copy_B).float()
+        features = run(x, edits, rows).float()
+        if edits.side is None:
+            return features
+        beside = self._pool(edits.side.block(x, None, rows), edits).float()
+        return edits.side.fuse(features, beside, rows)
+
+    def pre_norm(self, x: torch.Tensor) -> torch.Tensor:
+        """The LayerNorm between embedding and first block, for tokens that are to stand before it."""
+        return layer_norm(x, self._visual.ln_pre, "ln_pre", {})
 
     def _embed(self, pixels: torch.Tensor, edits: Edits) -> torch.Tensor:
         embed = _Call(self._visual, "_embeds")
@@ -56,19 +65,19 @@ class ImageTower:
             else embed(pixels)
         )
 
-    def _run_plain(self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor) -> torch.Tensor:
+    def _run_plain(self, x: torch.Tensor, edits: Edits, rows: Rows) -> torch.Tensor:
         num_tokens = edits.num_tokens
         for layer, block in enumerate(self._visual.transformer.resblocks):
             if edits.prompts_CKMD is not None and layer < edits.depth:
-                prompts = edits.prompts_CKMD[copy_B, layer].to(x.dtype)
+                prompts = edits.prompts_CKMD[rows.index_B, layer].to(x.dtype)
                 rest = x[:, 1:] if layer == 0 else x[:, 1 + num_tokens :]
                 x = torch.cat([x[:, :1], prompts, rest], dim=1)
-            x = run_plain_block(block, layer, x, None, edits, copy_B)
+            x = run_plain_block(block, layer, x, None, edits, rows)
         if num_tokens:
             x = torch.cat([x[:, :1], x[:, 1 + num_tokens :]], dim=1)
         return self._pool(x, edits)
 
-    def _run_fast(self, x: torch.Tensor, edits: Edits, copy_B: torch.Tensor) -> torch.Tensor:
+    def _run_fast(self, x: torch.Tensor, edits: Edits, rows: Rows) -> torch.Tensor:
         blocks = Blocks(self._visual.transformer.resblocks, edits.overrides, edits.branch)
         length = x.shape[1]
         pools_one_token = self._visual.pool_type == "tok"
@@ -76,7 +85,7 @@ class ImageTower:
             last = layer == len(blocks) - 1
             if layer == edits.depth - 1 and not last:  # their outputs are carried on: from here on they are tokens
                 assert edits.prompts_CKMD is not None
-                x = torch.cat([x, edits.prompts_CKMD[copy_B, layer].to(x.dtype)], dim=1)
+                x = torch.cat([x, edits.prompts_CKMD[rows.index_B, layer].to(x.dtype)], dim=1)
             normed = blocks.norm(layer, "ln_1", x)
             if last and pools_one_token:
                 query = blocks.query(layer, normed[:, :1])
@@ -85,13 +94,13 @@ class ImageTower:
             else:
                 query, key, value = blocks.query_key_value(layer, normed)
             if edits.prompts_CKMD is not None and (layer < edits.depth - 1 or (last and layer < edits.depth)):
-                key, value = self._with_prompts(blocks, layer, edits.prompts_CKMD[:, layer], copy_B, key, value)
+                key, value = self._with_prompts(blocks, layer, edits.prompts_CKMD[:, layer], rows, key, value)
             attended = attention(
                 blocks.heads(layer, query),
                 blocks.heads(layer, key),
                 blocks.heads(layer, value),
             )
-            x = blocks.finish(layer, x, attended.transpose(1, 2).flatten(2), copy_B)
+            x = blocks.finish(layer, x, attended.transpose(1, 2).flatten(2), rows)
         return self._pool(x[:, :length], edits)
 
     def _with_prompts(
@@ -99,12 +108,12 @@ class ImageTower:
         blocks: Blocks,
         layer: int,
         prompts_CMD: torch.Tensor,
-        copy_B: torch.Tensor,
+        rows: Rows,
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         prompt_key, prompt_value = blocks.key_value(layer, blocks.norm(layer, "ln_1", prompts_CMD.to(key.dtype)))
-        return torch.cat([key, prompt_key[copy_B]], dim=1), torch.cat([value, prompt_value[copy_B]], dim=1)
+        return torch.cat([key, prompt_key[rows.index_B]], dim=1), torch.cat([value, prompt_value[rows.index_B]], dim=1)
 
     def _pool(self, x: torch.Tensor, edits: Edits) -> torch.Tensor:
         """[B, L, D] -> [B, E]: as open_clip pools, with overrides for the last norm and the projection."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from workers.clip.seam import Edits
+from workers.clip.seam import Edits, Rows
 
 
 def run_plain_block(
@@ -15,7 +15,7 @@ def run_plain_block(
     x_BLD: torch.Tensor,
     mask: torch.Tensor | None,
     edits: Edits,
-    copy_B: torch.Tensor,
+    rows: Rows,
 ) -> torch.Tensor:
     """One block over all positions, [B, L, D] -> [B, L, D].  With nothing plugged in it is open_clip's forward itself.
 
@@ -33,7 +33,7 @@ def run_plain_block(
     named = {f"block.{name}": value for name, value in overrides.items()}
     for branch in ("attn", "mlp"):
         output = functional_call(split, named, (branch, x_BLD, mask))
-        x_BLD = x_BLD + (output if edits.branch is None else edits.branch(layer, branch, output, copy_B))
+        x_BLD = x_BLD + (output if edits.branch is None else edits.branch(layer, branch, output, rows))
     return x_BLD
 
 

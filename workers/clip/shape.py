@@ -1,23 +1,12 @@
 """A backbone's sizes, from its config alone: no weights are loaded."""
 
 import logging
-from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from workers.clip.config import BackboneShape
 from workers.clip.frozen import create_untrained, refuse_misfit
-
-
-@dataclass(frozen=True)
-class BackboneShape:
-    """What parameter counts depend on."""
-
-    text_width: int
-    image_width: int
-    text_layers: int
-    image_layers: int
-    embed_dim: int
-    num_parameters: int
 
 
 def backbone_shape(model_name: str) -> BackboneShape:
@@ -32,11 +21,19 @@ def backbone_shape(model_name: str) -> BackboneShape:
     with torch.device("meta"):
         model = create_untrained(model_name)
     owner = refuse_misfit(model, model_name)
+    always = {"logit_scale", "logit_bias"}
+    named = dict(model.named_parameters())
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     return BackboneShape(
         text_width=owner.transformer.width,
         image_width=model.visual.transformer.width,
         text_layers=len(owner.transformer.resblocks),
         image_layers=len(model.visual.transformer.resblocks),
         embed_dim=model.visual.output_dim,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=sum(parameter.numel() for parameter in named.values()),
+        num_frozen_always=sum(parameter.numel() for name, parameter in named.items() if name in always),
+        num_biases=sum(p.numel() for name, p in named.items() if name.endswith("bias") and name not in always),
+        num_norm_weights=sum(norm.weight.numel() for norm in norms),
+        num_norm_biases=sum(norm.bias.numel() for norm in norms),
+        patch_size=model.visual.conv1.kernel_size[0],
     )

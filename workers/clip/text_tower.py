@@ -18,7 +18,7 @@ from torch import nn
 
 from workers.clip.blocks import Blocks, attention, layer_norm
 from workers.clip.plain import run_plain_block
-from workers.clip.seam import NO_EDITS, Edits
+from workers.clip.seam import NO_EDITS, Contexts, Edits, Rows
 from workers.clip.tokens import ClassList
 
 
@@ -30,6 +30,7 @@ class TextTower:
         self._pool_type = pool_type
         self._eos_id = eos_id
         self._fast = fast
+        self._is_causal = owner.attn_mask is not None and pool_type in ("argmax", "eos")
         self.width: int = owner.transformer.width
         self.layers: int = len(owner.transformer.resblocks)
         self.context_length: int = owner.positional_embedding.shape[0]
@@ -60,35 +61,83 @@ class TextTower:
         """
         copies = list(copies) if copies is not None else [0] * len(lists)
         assert len(copies) == len(lists) > 0
-        run = self._run_plain if plain or not self._fast else self._run_fast
-        pooled = run(lists, edits, copies)
-        features = layer_norm(pooled, self._owner.ln_final, "ln_final", edits.overrides)
-        return list(self._project(features, edits).float().split([len(texts) for texts in lists]))
+        counts = [len(texts) for texts in lists]
+        features = self.project(self.pooled(lists, edits, copies, plain=plain), edits)
+        if edits.side is not None:
+            rows = Rows.of(list(zip(copies, counts, strict=True)), features.device)
+            x, mask, end_R = self._sentences(lists, NO_EDITS, copies, whole=False)
+            beside = self._pool(edits.side.block(x, mask, rows), end_R, edits)
+            features = edits.side.fuse(features, self.project(beside, edits), rows)
+        return list(features.split(counts))
 
-    def _run_plain(self, lists: Sequence[ClassList], edits: Edits, copies: list[int]) -> torch.Tensor:
-        num_tokens = edits.num_tokens
-        ids = torch.cat([texts.ids_RL for texts in lists])[:, : self.context_length - num_tokens]
-        copy_R = torch.repeat_interleave(torch.tensor(copies, device=ids.device), _counts(lists, ids.device))
-        words = self._embed(ids, edits)
-        positions = self._positions(edits)
-        mask = self._owner.attn_mask
-        if mask is not None:
-            mask = mask.to(words.dtype)
-        x = words if num_tokens else words + positions[: words.shape[1]]
+    def pooled(
+        self, lists: Sequence[ClassList], edits: Edits, copies: list[int], *, plain: bool = False
+    ) -> torch.Tensor:
+        """The pooled and normed outputs that `project` turns into features, all rows in order.  [R, D]"""
+        if plain or not self._fast or edits.contexts is not None:
+            return self._run_plain(lists, edits, copies, whole=plain)
+        return layer_norm(self._run_fast(lists, edits, copies), self._owner.ln_final, "ln_final", edits.overrides)
+
+    def project(self, pooled_RD: torch.Tensor, edits: Edits = NO_EDITS) -> torch.Tensor:
+        """Features of pooled outputs, [R, D] -> [R, E] fp32."""
+        projection = self._owner.text_projection
+        if projection is None:
+            return pooled_RD.float()
+        if isinstance(projection, nn.Linear):
+            weight = edits.overrides.get("text_projection.weight", projection.weight).to(pooled_RD.dtype)
+            bias = None if projection.bias is None else edits.overrides.get("text_projection.bias", projection.bias)
+            bias = None if bias is None else bias.to(pooled_RD.dtype)
+            return nn.functional.linear(pooled_RD, weight, bias).float()
+        return (pooled_RD @ edits.overrides.get("text_projection", projection).to(pooled_RD.dtype)).float()
+
+    def _run_plain(self, lists: Sequence[ClassList], edits: Edits, copies: list[int], *, whole: bool) -> torch.Tensor:
+        num_tokens = 0 if edits.prompts_CKMD is None else edits.num_tokens
+        x, mask, end_R = self._sentences(lists, edits, copies, whole=whole)
+        counts = [len(texts) for texts in lists]
+        rows = Rows.of(list(zip(copies, counts, strict=True)), x.device)
         for layer, block in enumerate(self._owner.transformer.resblocks):
             if edits.prompts_CKMD is not None and layer < edits.depth:
-                prompts = edits.prompts_CKMD[copy_R, layer].to(x.dtype)
+                prompts = edits.prompts_CKMD[rows.index_B, layer].to(x.dtype)
                 rest = x[:, 1:] if layer == 0 else x[:, 1 + num_tokens :]
                 x = torch.cat([x[:, :1], prompts, rest], dim=1)
                 if layer == 0:
-                    x = x + positions[: x.shape[1]]
-            x = run_plain_block(block, layer, x, mask, edits, copy_R)
+                    x = x + self._positions(edits)[: x.shape[1]]
+            x = run_plain_block(block, layer, x, mask, edits, rows)
+        return self._pool(x, end_R, edits)
+
+    def _sentences(
+        self, lists: Sequence[ClassList], edits: Edits, copies: list[int], *, whole: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Embedded sentences [R, L, D], the attention mask, and the pooled position of every row once all is in place.
+
+        With context vectors in their places, but not yet the prompts of the layers.  `whole` keeps the padding; without
+        it a causal tower's sentences are cut at the longest end.  Positions are added unless prompts will move them.
+        """
+        num_tokens = edits.num_tokens
+        end_R = torch.cat([texts.end_R for texts in lists])
+        stop = self.context_length - num_tokens if whole or not self._is_causal else int(end_R.max()) + 1
+        x = self._embed(torch.cat([texts.ids_RL for texts in lists])[:, :stop], edits)
+        if edits.contexts is not None:
+            vectors = [
+                edits.contexts.vectors[copy].to(x.dtype).expand(len(texts), -1, -1)
+                for texts, copy in zip(lists, copies, strict=True)
+            ]
+            x = _insert(x, torch.cat(vectors), end_R, edits.contexts)
+        if edits.prompts_CKMD is None:
+            x = x + self._positions(edits)[: x.shape[1]]
+        length = x.shape[1] + (0 if edits.prompts_CKMD is None else num_tokens)
+        mask = self._owner.attn_mask
+        return x, None if mask is None else mask[:length, :length].to(x.dtype), end_R + num_tokens
+
+    def _pool(self, x: torch.Tensor, end_R: torch.Tensor, edits: Edits) -> torch.Tensor:
+        """[R, L, D] -> [R, D]: the pooled position, normed."""
         if self._pool_type == "first":
-            return x[:, 0]
-        if self._pool_type == "last":
-            return x[:, -1]
-        end = torch.cat([texts.end_R for texts in lists]) + num_tokens
-        return x[torch.arange(len(x), device=x.device), end]
+            pooled = x[:, 0]
+        elif self._pool_type == "last":
+            pooled = x[:, -1]
+        else:
+            pooled = x[torch.arange(len(x), device=x.device), end_R]
+        return layer_norm(pooled, self._owner.ln_final, "ln_final", edits.overrides)
 
     def _run_fast(self, lists: Sequence[ClassList], edits: Edits, copies: list[int]) -> torch.Tensor:
         blocks = Blocks(self._owner.transformer.resblocks, edits.overrides, edits.branch)
@@ -106,7 +155,7 @@ class TextTower:
             last = layer == len(blocks) - 1
             prompts = None
             if edits.prompts_CKMD is not None and layer < edits.depth:
-                prompts = edits.prompts_CKMD[layout.copy_S, layer].to(rows.dtype)
+                prompts = edits.prompts_CKMD[layout.rows_S.index_B, layer].to(rows.dtype)
                 if layer == 0:
                     prompts = prompts + prompt_positions
                 if layer == edits.depth - 1 and not last:  # their outputs are carried on: from here on they are tokens
@@ -151,9 +200,9 @@ class TextTower:
                     layer,
                     prefix,
                     attended_prefix.transpose(1, 2).flatten(2),
-                    layout.copy_S,
+                    layout.rows_S,
                 )
-            rows = blocks.finish(layer, rows, attended, layout.copy_R)
+            rows = blocks.finish(layer, rows, attended, layout.rows_R)
         return rows[:, 0]
 
     def _embed(self, ids: torch.Tensor, edits: Edits) -> torch.Tensor:
@@ -162,16 +211,6 @@ class TextTower:
 
     def _positions(self, edits: Edits) -> torch.Tensor:
         return edits.overrides.get("positional_embedding", self._owner.positional_embedding).to(self.dtype)
-
-    def _project(self, features: torch.Tensor, edits: Edits) -> torch.Tensor:
-        projection = self._owner.text_projection
-        if projection is None:
-            return features
-        if isinstance(projection, nn.Linear):
-            weight = edits.overrides.get("text_projection.weight", projection.weight).to(features.dtype)
-            bias = None if projection.bias is None else edits.overrides.get("text_projection.bias", projection.bias)
-            return nn.functional.linear(features, weight, None if bias is None else bias.to(features.dtype))
-        return features @ edits.overrides.get("text_projection", projection).to(features.dtype)
 
 
 @dataclass(frozen=True)
@@ -182,8 +221,8 @@ class _Layout:
     prefix_ids_SP: torch.Tensor
     row_ids_RL: torch.Tensor
     end_R: torch.Tensor
-    copy_S: torch.Tensor
-    copy_R: torch.Tensor
+    rows_S: Rows
+    rows_R: Rows
     grid_R: torch.Tensor | None
     most_rows: int
     num_shared: int
@@ -196,7 +235,6 @@ class _Layout:
         stop = num_shared + int(end_R.max()) + 1
         counts = _counts(lists, device)
         segment_R = torch.repeat_interleave(torch.arange(len(lists), device=device), counts)
-        copy_S = torch.tensor(copies, device=device)
         most_rows = int(counts.max())
         grid_R = None
         if int(counts.min()) != most_rows:
@@ -206,8 +244,8 @@ class _Layout:
             prefix_ids_SP=torch.stack([texts.ids_RL[0, :num_shared] for texts in lists]),
             row_ids_RL=torch.cat([texts.ids_RL[:, num_shared:stop] for texts in lists]),
             end_R=end_R,
-            copy_S=copy_S,
-            copy_R=copy_S[segment_R],
+            rows_S=Rows.of([(copy, 1) for copy in copies], device),
+            rows_R=Rows.of([(copy, len(texts)) for copy, texts in zip(copies, lists, strict=True)], device),
             grid_R=grid_R,
             most_rows=most_rows,
             num_shared=num_shared,
@@ -249,9 +287,9 @@ def _to_grid(x_RHLX: torch.Tensor, layout: _Layout) -> torch.Tensor:
     """[R, H, L, X] -> [S, H, most_rows * L, X], with zero rows where a segment has fewer classes than another."""
     _, num_heads, length, last = x_RHLX.shape
     if layout.grid_R is not None:
-        full = x_RHLX.new_zeros(len(layout.copy_S) * layout.most_rows, num_heads, length, last)
+        full = x_RHLX.new_zeros(len(layout.prefix_ids_SP) * layout.most_rows, num_heads, length, last)
         x_RHLX = full.index_copy(0, layout.grid_R, x_RHLX)
-    grid = x_RHLX.view(len(layout.copy_S), layout.most_rows, num_heads, length, last)
+    grid = x_RHLX.view(len(layout.prefix_ids_SP), layout.most_rows, num_heads, length, last)
     return grid.transpose(1, 2).flatten(2, 3)
 
 
@@ -261,6 +299,24 @@ def _from_grid(x_SHGX: torch.Tensor, layout: _Layout, rows: int, length: int) ->
     x = x_SHGX.view(segments, num_heads, layout.most_rows, length, last).transpose(1, 2)
     x = x.reshape(segments * layout.most_rows, num_heads, length, last)
     return x if layout.grid_R is None else x.index_select(0, layout.grid_R)
+
+
+def _insert(
+    words_RLD: torch.Tensor, vectors_RMD: torch.Tensor, end_R: torch.Tensor, contexts: Contexts
+) -> torch.Tensor:
+    """Sentences `{}.` with their context vectors in place, [R, L, D] and [R, M, D] -> [R, L + M, D].
+
+    Every vector stands before some word: the first (the class name), or the one before the end (the full stop).
+    """
+    rows, length, width = words_RLD.shape
+    num = vectors_RMD.shape[1]
+    order_M = torch.arange(num, device=words_RLD.device)
+    leading = {"end": num, "middle": num // 2, "front": 0}[contexts.position]
+    place_RM = torch.where(order_M < leading, torch.ones_like(end_R)[:, None], end_R[:, None] - 1)
+    word_keys = torch.arange(length, device=words_RLD.device) * (num + 1) + num
+    keys = torch.cat([word_keys.expand(rows, -1), place_RM * (num + 1) + order_M], dim=1)
+    source = torch.cat([words_RLD, vectors_RMD], dim=1)
+    return source.gather(1, keys.argsort(dim=1)[..., None].expand(-1, -1, width))
 
 
 def _causal(length: int, extra: int, like: torch.Tensor) -> torch.Tensor:

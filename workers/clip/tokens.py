@@ -59,8 +59,26 @@ def make_class_list(
             raise ValueError(
                 f"class sentences {other!r} and {sentence!r} are the same to the tokenizer. Rename one of the classes."
             )
-    longest = int(end_R.min())
-    same = (ids_RL == ids_RL[:1]).all(dim=0)[:longest]
-    num_shared = longest if bool(same.all()) else int((~same).nonzero()[0])
-    ids_RL = ids_RL[:, :context_length]
+    return _listed(ids_RL[:, :context_length], end_R, device)
+
+
+def make_caption_list(
+    captions: Sequence[str],
+    tokenize: Callable[..., torch.Tensor],
+    find_end: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    context_length: int,
+    room: int,
+    device: torch.device,
+) -> ClassList:
+    """Tokenises captions.  One that is too long is cut at `room` tokens, as CLIP does it; equal ones are welcome."""
+    ids_RL = torch.zeros(len(captions), context_length, dtype=torch.long)
+    ids_RL[:, :room] = tokenize(list(captions), context_length=room)
+    return _listed(ids_RL, find_end(ids_RL), device)
+
+
+def _listed(ids_RL: torch.Tensor, end_R: torch.Tensor, device: torch.device) -> ClassList:
+    shortest = int(end_R.min())
+    same = (ids_RL == ids_RL[:1]).all(dim=0)[:shortest]
+    num_shared = shortest if bool(same.all()) else int((~same).nonzero()[0])
     return ClassList(ids_RL=ids_RL.to(device), end_R=end_R.to(device), num_shared=max(num_shared, 1))

@@ -6,22 +6,21 @@ matrix of their own:
     P_text^k = W_text^k (x) P_s        P_image^k = W_image^k (x) P_s
 
 In MmAP-MT a group of tasks shares one such set and every task has another; both stand side by side in every prompted
-layer: [CLS | start, group prompts, task prompts, tokens].  The group's loss is the sum of its tasks' losses.
+layer.  The group's loss is the sum of its tasks' losses.
 
     # K prompted layers, b prompt tokens, (m, n) shape of P_s, D tower width
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from workers.clip.frozen import FrozenCLIP
-from workers.clip.seam import Edits
-from workers.methods.config import MmAPConfig
 from workers.methods.kronecker import kronecker
-from workers.methods.method import Method, TowerEdits
-from workers.methods.seeding import generator
+from workers.methods.method import TaskInfo
+from workers.methods.parameter_sets import ParameterSet
+from workers.methods.prompt_config import MmAPConfig
+from workers.methods.prompts import PromptMethod
 
 BALANCED_STD = 0.02**0.5
 """Root-mean-square of both factors, so that prompts start at 0.02 as in CoOp.  The paper's initialisation is not
@@ -29,95 +28,38 @@ public; with std 1 for one factor and 0.02 for the other, steps in prompt space 
 stalls."""
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """The factors of one MmAP: m*n + K*b*(D_text + D_image)/(m*n) numbers."""
+class MmAP(PromptMethod):
+    """The prompts of one group.  A set: `source` [m, n], `scale_text` and `scale_image` [K, b/m, D/n]."""
 
-    source: torch.Tensor
-    """[m, n]"""
-    scale_text: torch.Tensor
-    """[K, b/m, D_text/n]"""
-    scale_image: torch.Tensor
-    """[K, b/m, D_image/n]"""
-
-    def named(self) -> dict[str, torch.Tensor]:
-        """The three tensors by name."""
-        return {
-            "source": self.source,
-            "scale_text": self.scale_text,
-            "scale_image": self.scale_image,
-        }
-
-    def text(self) -> torch.Tensor:
-        """[K, b, D_text]"""
-        return kronecker(self.scale_text, self.source)
-
-    def image(self) -> torch.Tensor:
-        """[K, b, D_image]"""
-        return kronecker(self.scale_image, self.source)
-
-
-class MmAP(Method):
-    """The prompts of one group: shared, per task, or both, as `config.sharing` says."""
-
-    def __init__(self, clip: FrozenCLIP, tasks: Sequence[str], config: MmAPConfig, *, seed: int):
-        super().__init__(clip, tasks)
-        self.config = config
+    def __init__(self, clip: FrozenCLIP, tasks: Sequence[TaskInfo], config: MmAPConfig, *, seed: int):
+        self._mmap = config
         self.depth = prompted_layers(config, text_layers=clip.text.layers, image_layers=clip.image.layers)
         check_widths(config, text_width=clip.text.width, image_width=clip.image.width)
-        has_shared = config.sharing in ("all", "grouped", "grouped+task")
-        has_own = config.sharing in ("alone", "grouped+task")
-        self._shared = self._new_set(seed, "shared") if has_shared else None
-        self._own = {task: self._new_set(seed, f"task {task}") for task in self.tasks} if has_own else {}
+        super().__init__(clip, tasks, config, seed=seed)
 
-    def group_shared(self) -> dict[str, torch.Tensor]:
-        """The group's factors."""
-        return self._shared.named() if self._shared else {}
+    def new_set(self, rng: torch.Generator, task: TaskInfo | None) -> ParameterSet:
+        """The factors: m*n + K*b*(D_text + D_image)/(m*n) numbers."""
+        m, n = self._mmap.source_shape
+        rows = self._mmap.num_tokens // m
+        made = {"source": _exact_rms((m, n), rng)}
+        if self._mmap.modality != "vision":
+            made["scale_text"] = _exact_rms((self.depth, rows, self.clip.text.width // n), rng)
+        if self._mmap.modality != "text":
+            made["scale_image"] = _exact_rms((self.depth, rows, self.clip.image.width // n), rng)
+        return made
 
-    def task_specific(self, task: str) -> dict[str, torch.Tensor]:
-        """The task's factors."""
-        return self._own[task].named() if self._own else {}
+    def text_prompts(self, part: ParameterSet) -> torch.Tensor | None:
+        """[K, b, D_text]"""
+        return kronecker(part["scale_text"], part["source"]) if "scale_text" in part else None
 
-    def edits(self) -> TowerEdits:
-        """Prompts of every task, group prompts first; one copy in all if no task has its own."""
-        image = [part.image() for part in [self._shared] if part] if not self._own else []
-        text = [part.text() for part in [self._shared] if part] if not self._own else []
-        if self._own:
-            shared = (self._shared.text(), self._shared.image()) if self._shared else None
-            for own in self._own.values():
-                text.append(own.text() if shared is None else torch.cat([shared[0], own.text()], dim=1))
-                image.append(own.image() if shared is None else torch.cat([shared[1], own.image()], dim=1))
-        copies = tuple(range(len(self.tasks))) if self._own else (0,) * len(self.tasks)
-        return TowerEdits(
-            image=Edits(torch.stack(image)),
-            text=Edits(torch.stack(text)),
-            copies=copies,
-        )
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Prompt tokens in each prompted layer."""
-        return self.config.num_tokens * (bool(self._shared) + bool(self._own))
-
-    @property
-    def batch_key(self) -> tuple:
-        """Groups with as many tokens and layers fit into one pass."""
-        return ("mmap", self.num_prompt_tokens, self.depth)
+    def image_prompts(self, part: ParameterSet) -> torch.Tensor | None:
+        """[K, b, D_image]"""
+        return kronecker(part["scale_image"], part["source"]) if "scale_image" in part else None
 
     @property
     def group_gradient_scale(self) -> float:
         """1 for the paper's accumulated loss; 1/|group| for its mean."""
-        return 1.0 if self.config.group_reduce == "sum" else 1.0 / len(self.tasks)
-
-    def _new_set(self, seed: int, name: str) -> PromptSet:
-        rng = generator(seed, name)
-        m, n = self.config.source_shape
-        rows = self.config.num_tokens // m
-        return PromptSet(
-            source=_exact_rms((m, n), rng, self.clip.device),
-            scale_text=_exact_rms((self.depth, rows, self.clip.text.width // n), rng, self.clip.device),
-            scale_image=_exact_rms((self.depth, rows, self.clip.image.width // n), rng, self.clip.device),
-        )
+        return 1.0 if self._mmap.group_reduce == "sum" else 1.0 / len(self.tasks)
 
 
 def prompted_layers(config: MmAPConfig, *, text_layers: int, image_layers: int) -> int:
@@ -141,8 +83,8 @@ def check_widths(config: MmAPConfig, *, text_width: int, image_width: int) -> No
             )
 
 
-def _exact_rms(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> torch.Tensor:
+def _exact_rms(shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
     """Normal numbers scaled to a root-mean-square of exactly BALANCED_STD: with four of them the draw alone varies
     too much."""
     values = torch.randn(shape, generator=rng)
-    return (values * (BALANCED_STD / values.square().mean().sqrt())).to(device).requires_grad_()
+    return values * (BALANCED_STD / values.square().mean().sqrt())

@@ -1,15 +1,7 @@
 """The table of methods: what each trains on a given backbone, without loading weights.  `cohort methods` prints it."""
 
-from typing import get_args
-
 from workers.clip.shape import backbone_shape
-from workers.methods.config import (
-    MethodConfig,
-    MmAPConfig,
-    Sharing,
-    ZeroShotConfig,
-    paper_budget,
-)
+from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig, paper_budget
 from workers.methods.counts import count_parameters
 
 
@@ -25,17 +17,9 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
     if groups > tasks:
         raise ValueError(f"groups={groups} exceeds tasks={tasks}. Use at most {tasks}.")
     shape = backbone_shape(backbone)
-    layers = min(shape.text_layers, shape.image_layers)
     table = []
-    for method, setting, config in _settings(layers):
-        counts = count_parameters(
-            config,
-            text_width=shape.text_width,
-            image_width=shape.image_width,
-            layers=layers,
-            num_tasks=tasks,
-            num_groups=groups,
-        )
+    for method, setting, config in _settings(shape.layers):
+        counts = count_parameters(config, shape, num_classes=classes, num_tasks=tasks, num_groups=groups)
         table.append(
             {
                 "method": method,
@@ -51,9 +35,9 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
 
 def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
     table: list[tuple[str, str, MethodConfig]] = [("zero_shot", "default", ZeroShotConfig())]
-    for sharing in get_args(Sharing):
+    for sharing in MmAPConfig.sharings:
         table.append(("mmap", "default", MmAPConfig(sharing=sharing)))
     if layers >= 9:
-        for sharing in get_args(Sharing):
+        for sharing in MmAPConfig.sharings:
             table.append(("mmap", "paper_budget", paper_budget(sharing)))
     return table

@@ -1,13 +1,21 @@
 """Zero-shot CLIP: the template with the class name, nothing trained (Radford et al. 2021, section 3.1.4)."""
 
+from collections.abc import Sequence
+
 import torch
 
-from workers.clip.seam import NO_EDITS
-from workers.methods.method import Method, TowerEdits
+from workers.clip.frozen import FrozenCLIP
+from workers.methods.feature_config import ZeroShotConfig
+from workers.methods.feature_method import FeatureMethod
+from workers.methods.method import TaskInfo
 
 
-class ZeroShot(Method):
+class ZeroShot(FeatureMethod):
     """No parameters and no edits; the yardstick beside every trained method."""
+
+    def __init__(self, clip: FrozenCLIP, tasks: Sequence[TaskInfo], config: ZeroShotConfig):
+        super().__init__(clip, tasks, config)
+        self._templates = config.templates
 
     def group_shared(self) -> dict[str, torch.Tensor]:
         """Nothing."""
@@ -17,11 +25,7 @@ class ZeroShot(Method):
         """Nothing."""
         return {}
 
-    def edits(self) -> TowerEdits:
-        """Nothing plugged in; all tasks run under the same, empty copy."""
-        return TowerEdits(image=NO_EDITS, text=NO_EDITS, copies=(0,) * len(self.tasks))
-
-    @property
-    def batch_key(self) -> tuple:
-        """All zero-shot groups fit into one pass."""
-        return ("zero_shot",)
+    def templates(self, task: str) -> tuple[str, ...]:
+        """The config's, averaged; the task's own if there are none, and for captions."""
+        own = not self._templates or self.infos[task].kind == "retrieval"
+        return super().templates(task) if own else self._templates

@@ -25,16 +25,45 @@ class TaskBatch:
     """One task's share of a step."""
 
     task: str
-    images: np.ndarray
-    """uint8 [B, 3, H, W]; with several ranks, this rank's part."""
-    labels: np.ndarray
-    """int64 [B]."""
+    source: ImageSet
+    rows: np.ndarray
+    """Rows of `source`; with several ranks, this rank's part."""
+    epochs: np.ndarray
+    """How often each of them was drawn before."""
     crops: np.ndarray | None
     """Augmentation of every image, as `draw_crops` returns it; None: no augmentation."""
     global_count: int
     """Images of the task in this step over all ranks."""
     weight: float = 1.0
     """0 for the stand-in of a rank that has none of the task's images: it computes along and counts for nothing."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8 [B, 3, H, W]."""
+        return self.source.images[self.rows]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """One caption per image, a pass over the images after another; none for tasks with classes."""
+        if not self.source.captions:
+            return ()
+        chosen = zip(self.rows.tolist(), self.epochs.tolist(), strict=True)
+        return tuple(self.source.captions[row][epoch % len(self.source.captions[row])] for row, epoch in chosen)
+
+    @property
+    def caption_rows(self) -> np.ndarray:
+        """The place of each caption among all captions of the set, image by image.  int64 [B]"""
+        counts = np.array([len(texts) for texts in self.source.captions])
+        return (np.cumsum(counts) - counts)[self.rows] + self.epochs % counts[self.rows]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [B], or uint8 [B, K] for several labels; with captions the number of each text, equal for equal
+        texts."""
+        if captions := self.captions:
+            numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
+            return np.array([numbers[text] for text in captions])
+        return self.source.labels[self.rows]
 
 
 def steps_per_epoch(tasks: Sequence[TaskData], config: TrainConfig) -> int:
@@ -60,15 +89,16 @@ def draw_batch(
     With several ranks every rank takes its own slice of the same batch, with the same augmentation as one rank would.
     """
     count = images_per_step(data, config)
-    rows = _rows(data.name, len(data.train.labels), config.seed, step * count, count)
+    rows, epochs = _rows(data.name, len(data.train.labels), config.seed, step * count, count)
     crops = None
     if config.augment is not None:
         crops = draw_crops(config.augment, seed=config.seed, task=data.name, step=step, num=count)
     mine = slice(rank, None, world_size) if rank < count else slice(0, 1)
     return TaskBatch(
         task=data.name,
-        images=data.train.images[rows[mine]],
-        labels=data.train.labels[rows[mine]],
+        source=data.train,
+        rows=rows[mine],
+        epochs=epochs[mine],
         crops=None if crops is None else crops[mine],
         global_count=count,
         weight=float(rank < count),
@@ -120,12 +150,11 @@ def microbatches(
     return [np.array(part[:size]) for part in sets]
 
 
-def _rows(task: str, total: int, seed: int, first: int, count: int) -> np.ndarray:
+def _rows(task: str, total: int, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     positions = np.arange(first, first + count)
     epochs = positions // total
-    return np.concatenate(
-        [_order(seed, task, int(epoch), total)[positions[epochs == epoch] % total] for epoch in np.unique(epochs)]
-    )
+    rows = [_order(seed, task, int(epoch), total)[positions[epochs == epoch] % total] for epoch in np.unique(epochs)]
+    return np.concatenate(rows), epochs
 
 
 @lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from workers.methods.base_config import MethodSpec
 from workers.spec import Spec
 
 
@@ -23,6 +24,17 @@ class AugmentConfig(Spec):
         return self
 
 
+class PairwiseConfig(Spec):
+    """The pair-wise contrastive loss (CAVL, arXiv 2304.04399, section 4.2.1): one logarithm over the whole batch."""
+
+    weight: float = Field(default=0.1, gt=0)
+    """What it is multiplied with before it is added to the task's loss."""
+    form: Literal["exp", "literal"] = "exp"
+    """`exp` takes exponentials of the similarities and is bounded; `literal` is the paper's, with both sums clamped."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Divides the similarities under `exp`."""
+
+
 class TrainConfig(Spec):
     """The optimiser and its length: one setting for every group and baseline of a job."""
 
@@ -32,12 +44,14 @@ class TrainConfig(Spec):
     """Optimiser steps per group, whatever its tasks' sizes.  Left out: by epochs."""
     batch_size: int = Field(default=16, ge=1)
     """Images per task and step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum 0.9, or AdamW."""
-    lr: float = Field(default=0.0035, gt=0)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=5e-4, ge=0)
-    """L2 (SGD) or decoupled (AdamW) decay of the trainables."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """SGD with momentum 0.9, or AdamW.  Left out: what the method is published with."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate.  Left out: what the method is published with."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """L2 (SGD) or decoupled (AdamW) decay of the trainables.  Left out: what the method is published with."""
+    pairwise: PairwiseConfig | None = None
+    """Adds the pair-wise contrastive loss of CAVL to every task's own loss."""
     warmup_epochs: int = Field(default=1, ge=0)
     """First epochs at a constant 1e-5, not counted when the run has a single epoch; then cosine per epoch."""
     augment: AugmentConfig | None = AugmentConfig()
@@ -48,6 +62,20 @@ class TrainConfig(Spec):
     """How many times along the run validation images are scored; the last time at its end."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
+
+
+class TrainSettings(TrainConfig):
+    """A `TrainConfig` whose optimiser is decided: see `decide`."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.0035
+    weight_decay: float = 5e-4
+
+
+def decide(config: TrainConfig, method: MethodSpec) -> TrainSettings:
+    """The settings a method trains with: the job's, and the method's own where the job says nothing."""
+    given = config.model_dump()
+    return TrainSettings(**(given | {k: v for k, v in method.defaults._asdict().items() if given[k] is None}))
 
 
 class ProfileConfig(Spec):

@@ -1,6 +1,6 @@
 """Scoring a trained method on held-out images.
 
-# B images, K classes, E joint embedding
+# B images of a batch, N images of a set, K classes, M captions of a set, E joint embedding
 """
 
 from collections.abc import Callable, Iterator
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import Edits
 from workers.data.dataset import ImageSet
 from workers.methods.method import Method
 from workers.training.batches import scale_pixels
+from workers.training.features import CachedFeatures
 from workers.training.forward import ClassLists, text_features
+from workers.training.kinds import METRICS, image_losses, measure
 
 EVALUATION_BATCH = 128
 """Images per evaluation pass.  A bundle predicts with the same size: in bf16 the size can move a rounding."""
@@ -23,24 +24,38 @@ EVALUATION_BATCH = 128
 
 @dataclass(frozen=True)
 class Scores:
-    """How predictions compare with labels."""
+    """How predictions compare with the truth."""
 
-    accuracy: float
+    metric: str
+    score: float
+    metrics: dict[str, float]
     loss: float
-    correct: np.ndarray
-    """bool [images]"""
+    per_image: np.ndarray
+    """fp64 [images]"""
 
 
 @torch.no_grad()
-def task_text_features(clip: FrozenCLIP, method: Method, lists: ClassLists) -> dict[str, torch.Tensor]:
-    """Every task's class features under the method, [K, E] fp32: all that inference needs of the text tower."""
-    return dict(
-        zip(
-            method.tasks,
-            text_features(clip, lists, method.edits(), method.tasks),
-            strict=True,
-        )
-    )
+def class_features(clip: FrozenCLIP, method: Method, lists: ClassLists) -> dict[str, torch.Tensor]:
+    """Every task's class features under the method, [K, E] fp32: all that inference needs of the text tower.
+
+    A retrieval task has none: its captions are not known before they are asked for.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for tasks in method.passes:
+        with_classes = [task for task in tasks if method.infos[task].class_names]
+        if with_classes:
+            owners = [(method, task) for task in with_classes]
+            features = text_features(clip, lists, owners, method.edits(with_classes), [()] * len(owners))
+            found |= zip(with_classes, features, strict=True)
+    return found
+
+
+@torch.no_grad()
+def caption_features(clip: FrozenCLIP, method: Method, task: str, captions: tuple[str, ...]) -> torch.Tensor:
+    """Texts under the method, [M, E] fp32."""
+    blocks = [captions[first : first + EVALUATION_BATCH] for first in range(0, len(captions), EVALUATION_BATCH)]
+    edits, lists = method.edits([task]), ClassLists(clip)
+    return torch.cat([text_features(clip, lists, [(method, task)], edits, [block])[0] for block in blocks])
 
 
 @torch.no_grad()
@@ -49,41 +64,46 @@ def score(
     method: Method,
     task: str,
     images: ImageSet,
-    texts: torch.Tensor,
+    texts: torch.Tensor | None,
     check: Callable[[], None] = lambda: None,
+    *,
+    cached: tuple[CachedFeatures, str] | None = None,
 ) -> Scores:
-    """Top-1 accuracy and mean cross-entropy on an image set with at least one image.
+    """The task's metrics and mean loss on an image set with at least one image.
 
-    `check` is called before every batch, so that a long evaluation can be interrupted (it raises).
+    `texts` are the class features, None for a retrieval task.  `cached` names where a feature-side method's features
+    are, and the part that `images` is.  `check` is called before every batch, so that a long evaluation can be
+    interrupted (it raises).
     """
     assert len(images.labels) > 0
-    edits, copy = task_image_edits(method, task)
-    losses, correct = [], []
+    kind = method.infos[task].kind
+    if texts is None:
+        flat = tuple(text for of_image in images.captions for text in of_image)
+        texts = cached[0].caption_texts(cached[1]) if cached else caption_features(clip, method, task, flat)
+    edits = method.edits([task]).image
+    blocks = []
     for rows in _blocks(len(images.labels)):
         check()
-        logits = method.logits(task, encode_images(clip, images.images[rows], edits, copy), texts)
-        labels = torch.from_numpy(images.labels[rows]).to(clip.device)
-        losses.append(F.cross_entropy(logits, labels, reduction="none").cpu())
-        correct.append((logits.argmax(dim=-1) == labels).cpu())
-    return Scores(
-        accuracy=float(torch.cat(correct).float().mean()),
-        loss=float(torch.cat(losses).mean()),
-        correct=torch.cat(correct).numpy(),
-    )
+        features = cached[0].images(cached[1])[rows] if cached else encode_images(clip, images.images[rows], edits)
+        blocks.append(method.task_logits(task, features, texts).cpu())
+    logits = torch.cat(blocks)
+    labels = torch.from_numpy(np.asarray(images.labels))
+    if kind == "retrieval":
+        counts = [len(of_image) for of_image in images.captions]
+        first_M = torch.tensor(np.cumsum([0, *counts[:-1]]))
+        loss = image_losses(kind, logits[:, first_M], torch.arange(len(counts))).mean()
+        labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    else:
+        loss = image_losses(kind, logits, labels).mean()
+    found = measure(kind, logits.numpy(), labels.numpy())
+    metric = METRICS[kind]
+    return Scores(metric, found.metrics[metric], found.metrics, float(loss), found.per_image)
 
 
 @torch.no_grad()
-def task_image_edits(method: Method, task: str) -> tuple[Edits, int]:
-    """What the method plugs into the image tower for one task: the edits and the task's copy of them."""
-    edits = method.edits()
-    return edits.image, edits.copies[method.tasks.index(task)]
-
-
-@torch.no_grad()
-def encode_images(clip: FrozenCLIP, images: np.ndarray, edits: Edits, copy: int) -> torch.Tensor:
+def encode_images(clip: FrozenCLIP, images: np.ndarray, edits: Edits) -> torch.Tensor:
     """Features of uint8 images [B, 3, H, W], without augmentation: [B, E] fp32, not normalised."""
-    pixels = clip.normalise(scale_pixels(clip, images))
-    return clip.image(pixels, edits, torch.full((len(pixels),), copy, device=clip.device))
+    return clip.image(clip.normalise(scale_pixels(clip, images)), edits)
 
 
 def _blocks(total: int) -> Iterator[slice]:

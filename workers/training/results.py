@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +23,8 @@ class Progress:
     """Training loss of the latest step, per task."""
     scores: dict[str, float]
     """Latest validation score, per task; empty until the first validation."""
+    val_losses: dict[str, float]
+    """Latest validation loss, per task; empty until the first validation."""
     images_per_second: float
     lr: float
 
@@ -65,6 +67,8 @@ class GroupResult:
     steps: int
     images: int
     """Training images seen."""
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What the method tells of its tasks: task -> name -> value."""
 
     @staticmethod
     def read(directory: Path) -> "GroupResult | None":
@@ -82,7 +86,9 @@ class GroupResult:
                     f"{directory / name} is damaged: its sha256 differs from {path}. Delete {path} to train again."
                 )
         results = {task: TaskResult(**result) for task, result in stored["results"].items()}
-        fields = {name: stored[name] for name in ("group", "curves", "parameters", "seconds", "steps", "images")}
+        fields = {
+            name: stored[name] for name in ("group", "curves", "parameters", "seconds", "steps", "images", "details")
+        }
         return GroupResult(tasks=tuple(stored["tasks"]), results=results, **fields)
 
     def write(self, directory: Path, learned: bytes, text_features: bytes) -> None:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from workers.clip.frozen import FrozenCLIP
 from workers.data.dataset import TaskData
 from workers.methods.build import build_method
-from workers.methods.config import MethodConfig, ZeroShotConfig
-from workers.methods.method import Method
+from workers.methods.config import MethodConfig
+from workers.methods.method import Method, TaskInfo
 from workers.training.batches import images_per_step, steps_per_epoch
 from workers.training.checkpoint import (
     load_checkpoint,
@@ -21,8 +22,9 @@ from workers.training.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
-from workers.training.config import TrainConfig
-from workers.training.evaluate import score, task_text_features
+from workers.training.config import TrainConfig, TrainSettings, decide
+from workers.training.evaluate import Scores, class_features, score
+from workers.training.features import FeatureCache, task_features
 from workers.training.forward import ClassLists
 from workers.training.results import GroupResult, Progress, TaskResult
 from workers.training.schedule import learning_rate
@@ -50,25 +52,41 @@ class GroupRun:
         work: GroupWork,
         data: Mapping[str, TaskData],
         config: TrainConfig,
+        lists: ClassLists,
+        features: FeatureCache,
     ):
         self.work = work
         self.data = {task: data[task] for task in work.tasks}
-        self.config = config
-        self.method: Method = build_method(work.method, clip, work.tasks, seed=config.seed)
+        self.config = config = decide(config, work.method)
+        infos = [TaskInfo(task.name, task.class_names, task.template, task.kind) for task in self.data.values()]
+        self.method: Method = build_method(work.method, clip, infos, seed=config.seed)
+        self.features = task_features(features, lists, self.method, self.data, config)
         self.epoch_steps = steps_per_epoch(list(self.data.values()), config)
-        trains = not isinstance(work.method, ZeroShotConfig)
+        trains = work.method.trains
         self.num_steps = (config.max_steps or config.epochs * self.epoch_steps) if trains else 0
         self.images_per_step = sum(images_per_step(task, config) for task in self.data.values())
         self.step = 0
         self.seconds = 0.0
         self.curves: list[dict] = []
         self.losses: dict[str, float] = {}
-        self.accuracies: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self.val_losses: dict[str, float] = {}
         self.validated_at = -1
         self._optimizer = _build_optimizer(self.method.parameters(), config) if trains else None
         is_half = clip.image.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
         self._fingerprint = _fingerprint(work, self.data, config)
+        self._clip, self._lists = clip, lists
+
+    def fit(self) -> None:
+        """What the method wants to know of the training data before its first step."""
+        if self.method.needs_fit:
+            self.method.fit(self.features.__getitem__)
+
+    @property
+    def batch_key(self) -> object:
+        """Runs with equal keys can train in one forward pass."""
+        return self.method.batch_key or self.work.id
 
     @property
     def is_done(self) -> bool:
@@ -113,33 +131,35 @@ class GroupRun:
         )
         return self.step in due and self.validated_at != self.step
 
-    def validate(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> None:
+    def validate(self, check: Callable[[], None]) -> None:
         """Scores every task that has validation images; `check` raises to interrupt, and then nothing has changed."""
         tasks = [task for task, data in self.data.items() if len(data.val.labels)]
-        texts = task_text_features(clip, self.method, lists) if tasks else {}
-        scores = {task: score(clip, self.method, task, self.data[task].val, texts[task], check) for task in tasks}
-        self.accuracies = {task: found.accuracy for task, found in scores.items()}
-        self.curves += [
-            {"step": self.step, "task": task, "val_accuracy": accuracy} for task, accuracy in self.accuracies.items()
-        ]
+        texts = class_features(self._clip, self.method, self._lists) if tasks else {}
+        found = {task: self._score(task, "val", texts, check) for task in tasks}
+        self.scores = {task: scores.score for task, scores in found.items()}
+        self.val_losses = {task: scores.loss for task, scores in found.items()}
+        self.curves += [{"step": self.step, "task": task, "val_score": value} for task, value in self.scores.items()]
         self.validated_at = self.step
 
-    def finish(self, clip: FrozenCLIP, lists: ClassLists, check: Callable[[], None]) -> GroupResult:
+    def finish(self, check: Callable[[], None]) -> GroupResult:
         """Scores every task on its test images and writes the result; checkpoints are then no longer needed."""
-        texts = task_text_features(clip, self.method, lists)
+        texts = class_features(self._clip, self.method, self._lists)
         results = {}
         for task, data in self.data.items():
-            scores = score(clip, self.method, task, data.test, texts[task], check)
+            scores = self._score(task, "test", texts, check)
             results[task] = TaskResult(
                 task=task,
                 group=self.work.id,
-                accuracy=scores.accuracy,
+                metric=scores.metric,
+                score=scores.score,
+                metrics=scores.metrics,
                 loss=scores.loss,
                 num_test=len(data.test.labels),
-                val_accuracy=self.accuracies.get(task),
-                correct=scores.correct.tolist(),
+                val_score=self.scores.get(task),
+                per_image=scores.per_image.tolist(),
             )
         self.refuse_non_finite({task: found.loss for task, found in results.items()})
+        details = {task: found for task in self.work.tasks if (found := self.method.details(task))}
         result = GroupResult(
             group=self.work.id,
             tasks=self.work.tasks,
@@ -149,10 +169,18 @@ class GroupRun:
             seconds=self.seconds,
             steps=self.step,
             images=self.step * self.images_per_step,
+            details=details,
         )
         result.write(self.work.directory, pack_tensors(self.method.state()), pack_tensors(texts))
         remove_checkpoints(self.work.directory)
         return result
+
+    def _score(
+        self, task: str, part: Literal["val", "test"], texts: Mapping[str, torch.Tensor], check: Callable[[], None]
+    ) -> Scores:
+        cached = (self.features[task], part) if self.method.config.feature_side else None
+        images = getattr(self.data[task], part)
+        return score(self._clip, self.method, task, images, texts.get(task), check, cached=cached)
 
     def progress(self) -> Progress:
         """What to tell whoever watches."""
@@ -161,7 +189,8 @@ class GroupRun:
             step=self.step,
             num_steps=self.num_steps,
             losses=self.losses,
-            accuracies=dict(self.accuracies),
+            scores=dict(self.scores),
+            val_losses=dict(self.val_losses),
             images_per_second=self.step * self.images_per_step / self.seconds if self.seconds else 0.0,
             lr=self.lr,
         )
@@ -177,7 +206,8 @@ class GroupRun:
             "seconds": self.seconds,
             "curves": self.curves,
             "losses": self.losses,
-            "accuracies": self.accuracies,
+            "scores": self.scores,
+            "val_losses": self.val_losses,
             "validated_at": self.validated_at,
             "scaler": self.scaler.state_dict(),
             "settings": self._fingerprint,
@@ -204,7 +234,7 @@ class GroupRun:
         )
         self._load_optimizer(checkpoint.tensors)
         self.scaler.load_state_dict(checkpoint.state["scaler"])
-        for name in ("step", "seconds", "curves", "losses", "accuracies", "validated_at"):
+        for name in ("step", "seconds", "curves", "losses", "scores", "val_losses", "validated_at"):
             setattr(self, name, checkpoint.state[name])
         return True
 
@@ -229,13 +259,13 @@ class GroupRun:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
 
 
-def _build_optimizer(parameters: list[torch.Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+def _build_optimizer(parameters: list[torch.Tensor], config: TrainSettings) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, eps=1e-6)
 
 
-def _fingerprint(work: GroupWork, data: Mapping[str, TaskData], config: TrainConfig) -> str:
+def _fingerprint(work: GroupWork, data: Mapping[str, TaskData], config: TrainSettings) -> str:
     """What must be equal for a checkpoint to be gone on with."""
     told = [
         work.method.model_dump_json(),

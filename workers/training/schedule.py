@@ -2,12 +2,12 @@
 
 import math
 
-from workers.training.config import TrainConfig
+from workers.training.config import TrainConfig, TrainSettings
 
 WARMUP_LR = 1e-5
 
 
-def learning_rate(config: TrainConfig, *, step: int, num_steps: int, steps_per_epoch: int) -> float:
+def learning_rate(config: TrainSettings, *, step: int, num_steps: int, steps_per_epoch: int) -> float:
     """The rate of one step.  The cosine counts from the end of the warm-up and runs over all epochs, so it never
     reaches 0."""
     epochs = max(1, -(-num_steps // steps_per_epoch))

@@ -20,16 +20,16 @@ import torch
 from torch.nn import functional as F
 
 from workers.clip.frozen import FrozenCLIP
-from workers.clip.seam import NO_EDITS, Edits
+from workers.clip.seam import NO_EDITS, Edits, Rows
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
-from workers.methods.method import TowerEdits
+from workers.methods.method import Method
 from workers.methods.mmap import prompted_layers
-from workers.methods.zero_shot import ZeroShot
-from workers.training.batches import content_digests, microbatches, scale_pixels
+from workers.training.batches import TaskBatch, content_digests, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
-from workers.training.evaluate import encode_images, task_text_features
+from workers.training.evaluate import encode_images
 from workers.training.forward import ClassLists
+from workers.training.kinds import image_losses
 from workers.training.results import Progress, write_atomically
 from workers.training.run import GroupRun, GroupWork
 from workers.training.schedule import warmup_steps
@@ -74,7 +74,7 @@ def profile(
     shared = method.model_copy(update={"sharing": "all"})
     config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=shared, directory=directory)
-    lists = ClassLists(clip, data)
+    lists = ClassLists(clip)
     digests = {task: content_digests(part.train) for task, part in data.items()}
 
     def on_step(run: GroupRun) -> None:
@@ -94,32 +94,38 @@ def profile(
         should_stop=should_stop,
         report=report,
         on_step=on_step,
-        evaluate=False,
+        evaluate="none",
     )
     return _assemble(clip, data, lists, profile_config, shared, directory)
 
 
 def task_gradients(
-    clip: FrozenCLIP,
-    edits: TowerEdits,
-    lists: ClassLists,
-    tasks: Sequence[str],
-    images: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
+    clip: FrozenCLIP, method: Method, lists: ClassLists, batches: Mapping[str, TaskBatch]
 ) -> TaskGradients:
     """Every task's gradient at one shared prompt, from one pass over all tasks' images.
 
-    `edits` hold one copy of the prompts; images[t] is uint8 [B_t, 3, H, W] and labels[t] int64 [B_t].
+    `method` is the shared prompt's, with a single copy of it for all tasks; `batches` holds a batch per task.
     """
+    tasks = list(batches)
+    edits = method.edits(tasks)
     shared_text, shared_image = edits.text.prompts_CKMD, edits.image.prompts_CKMD
     assert shared_text is not None and shared_image is not None and len(shared_text) == 1
-    distinct = list(dict.fromkeys(lists.key(task) for task in tasks))
-    owners = [[position for position, task in enumerate(tasks) if lists.key(task) == key] for key in distinct]
+    sentences = {
+        task: (batch.captions or method.infos[task].class_names, method.infos[task].template)
+        for task, batch in batches.items()
+    }
+    distinct = list(dict.fromkeys(sentences.values()))
+    owners = [[place for place, task in enumerate(tasks) if sentences[task] == key] for key in distinct]
 
     # Text: one copy of the prompt per distinct class list; a task's features are a leaf of its own.
     text_copies = _copies(shared_text, len(distinct))
     text_U = clip.text(
-        [lists[tasks[positions[0]]] for positions in owners],
+        [
+            clip.caption_list(key[0], num_prompt_tokens=edits.text.num_tokens)
+            if batches[tasks[places[0]]].captions
+            else lists[key]
+            for key, places in zip(distinct, owners, strict=True)
+        ],
         Edits(text_copies),
         range(len(distinct)),
     )
@@ -129,20 +135,17 @@ def task_gradients(
 
     # Images: one copy of the prompt per task, gathered per image.
     image_copies = _copies(shared_image, len(tasks))
-    pixels = clip.normalise(scale_pixels(clip, np.concatenate(images)))
-    counts = [len(part) for part in labels]
-    copy_B = torch.repeat_interleave(
-        torch.arange(len(tasks), device=clip.device),
-        torch.tensor(counts, device=clip.device),
-    )
-    features = clip.image(pixels, Edits(image_copies), copy_B).split(counts)
-    measured = ZeroShot(clip, tasks)
+    pixels = clip.normalise(scale_pixels(clip, np.concatenate([batch.images for batch in batches.values()])))
+    counts = [len(batch.rows) for batch in batches.values()]
+    rows = Rows.of(list(enumerate(counts)), clip.device)
+    features = clip.image(pixels, Edits(image_copies), rows).split(counts)
     losses = torch.stack(
         [
-            F.cross_entropy(
-                measured.logits(task, features[place], texts[place]),
-                torch.from_numpy(labels[place]).to(clip.device),
-            )
+            image_losses(
+                method.infos[task].kind,
+                method.task_logits(task, features[place], texts[place]),
+                torch.from_numpy(batches[task].labels).to(clip.device),
+            ).mean()
             for place, task in enumerate(tasks)
         ]
     )
@@ -166,8 +169,9 @@ def task_gradients(
     return TaskGradients(gradients=flat, losses=losses.detach())
 
 
-def _flat_prompts(edits: TowerEdits) -> np.ndarray:
+def _flat_prompts(method: Method) -> np.ndarray:
     """The shared prompt itself, in the order of a signature.  [P]"""
+    edits = method.edits(method.tasks)
     prompts = [edits.text.prompts_CKMD, edits.image.prompts_CKMD]
     return torch.cat([part[0].detach().flatten() for part in prompts if part is not None]).cpu().numpy()
 
@@ -191,18 +195,12 @@ def _take_snapshot(
     index: int,
     directory: Path,
 ) -> None:
-    edits = run.method.edits()
     parts = _draw_microbatches(digests, run.config.seed, index, config)
     gradients, losses, counts = [], [], []
     for microbatch in range(config.microbatches):
         measured = [
             task_gradients(
-                clip,
-                edits,
-                lists,
-                block,
-                [run.data[task].train.images[parts[task][microbatch]] for task in block],
-                [run.data[task].train.labels[parts[task][microbatch]] for task in block],
+                clip, run.method, lists, {task: _batch(run.data[task], parts[task][microbatch]) for task in block}
             )
             for block in _blocks(run.work.tasks, parts)
         ]
@@ -216,9 +214,13 @@ def _take_snapshot(
             "losses": np.stack(losses),
             "counts": np.array(counts),
             "steps": np.array(run.step),
-            "prompts": _flat_prompts(edits),
+            "prompts": _flat_prompts(run.method),
         },
     )
+
+
+def _batch(data: TaskData, rows: np.ndarray) -> TaskBatch:
+    return TaskBatch(data.name, data.train, rows, np.zeros_like(rows), None, len(rows))
 
 
 def _draw_microbatches(
@@ -256,14 +258,10 @@ def _assemble(
     """One file from the snapshots, with what signature-free affinities need beside them."""
     snapshots = [dict(np.load(directory / f"snapshot-{index:03d}.npz")) for index in range(config.snapshots)]
     names, offsets = _prompt_blocks(clip, method)
-    zero_shot = ZeroShot(clip, list(data))
-    texts = task_text_features(clip, zero_shot, lists)
-    images = {
-        task: encode_images(clip, part.train.images[:CENTROID_IMAGES], NO_EDITS, 0) for task, part in data.items()
-    }
+    images = {task: encode_images(clip, part.train.images[:CENTROID_IMAGES], NO_EDITS) for task, part in data.items()}
     arrays = {
         "task_names": np.array(list(data)),
-        "text_centroids": np.stack([_centroid(texts[task]) for task in data]),
+        "text_centroids": np.stack([_centroid(_texts(clip, lists, part)) for part in data.values()]),
         "image_centroids": np.stack([_centroid(images[task]) for task in data]),
         "block_names": names,
         "block_offsets": offsets,
@@ -274,6 +272,14 @@ def _assemble(
     for index in range(config.snapshots):
         (directory / f"snapshot-{index:03d}.npz").unlink()
     return directory / SIGNATURES
+
+
+def _texts(clip: FrozenCLIP, lists: ClassLists, data: TaskData) -> torch.Tensor:
+    """Zero-shot features of a task's classes, or of the first captions of a retrieval task.  [K, E]"""
+    if data.class_names:
+        return lists.frozen(data.class_names, data.template)
+    with torch.no_grad():
+        return clip.text([clip.caption_list([texts[0] for texts in data.train.captions[:CENTROID_IMAGES]])])[0]
 
 
 def _prompt_blocks(clip: FrozenCLIP, method: MmAPConfig) -> tuple[np.ndarray, np.ndarray]:

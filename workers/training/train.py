@@ -6,16 +6,20 @@ result does not depend on which others share its passes, beyond rounding.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
-from torch.nn import functional as F
 
 from workers.clip.frozen import FrozenCLIP
+from workers.data.config import TaskKind
 from workers.data.dataset import TaskData
-from workers.training.batches import draw_batch, to_pixels
-from workers.training.config import TrainConfig
+from workers.training.batches import TaskBatch, draw_batch
+from workers.training.config import PairwiseConfig, TrainConfig
 from workers.training.distributed import Ranks
-from workers.training.forward import ClassLists, joint_logits
+from workers.training.features import FeatureCache, cached_outputs
+from workers.training.forward import ClassLists, Outputs, joint_outputs
+from workers.training.kinds import image_losses
+from workers.training.pairwise import pairwise_loss
 from workers.training.results import GroupResult, Progress
 from workers.training.run import GroupRun, GroupWork
 
@@ -34,27 +38,31 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     ranks: Ranks | None = None,
     on_step: Callable[[GroupRun], None] | None = None,
-    evaluate: bool = True,
+    evaluate: Literal["test", "validation", "none"] = "test",
+    features: FeatureCache | None = None,
 ) -> dict[str, GroupResult]:
     """Trains every group to its end and evaluates its tasks; returns the results by group id.
 
     A group whose directory holds a result is not trained again; one with a checkpoint goes on from it.
     `should_stop` is asked before every step and evaluation batch; when it turns true, unfinished groups are
-    checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once before the first).  With
-    `evaluate` off nothing is scored or written but checkpoints.  A loss that is no number raises ValueError with
-    task, step and learning rate.
+    checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once before the first).
+    `evaluate` says what is scored: with `validation` the test images are not looked at, with `none` no image is, and
+    either way nothing is written but checkpoints.  `features` keeps what feature-side methods computed for the next
+    call.  A loss that is no number raises ValueError with task, step and learning rate.
     """
     ranks = ranks or Ranks()
-    lists = ClassLists(clip, data)
+    lists = ClassLists(clip)
+    features = features or FeatureCache(clip)
     done: dict[str, GroupResult] = {}
     runs: list[GroupRun] = []
     for work in groups:
-        if evaluate and (result := GroupResult.read(work.directory)):
+        if evaluate == "test" and (result := GroupResult.read(work.directory)):
             done[work.id] = result
             continue
-        run = GroupRun(clip, work, data, config)
-        run.resume()
+        run = GroupRun(clip, work, data, config, lists, features)
         _refuse_crowded_context(clip, run, lists)
+        if not run.resume():
+            run.fit()
         runs.append(run)
         if ranks.writes:
             report(run.progress())
@@ -68,11 +76,12 @@ def train(
     try:
         while runs:
             for run in runs:
-                if evaluate and ranks.writes and run.is_validation_due:
-                    run.validate(clip, lists, check)
+                if evaluate != "none" and ranks.writes and run.is_validation_due:
+                    run.validate(check)
             for run in [run for run in runs if run.is_done]:
-                if evaluate and ranks.writes:
-                    done[run.work.id] = run.finish(clip, lists, check)
+                if evaluate == "test" and ranks.writes:
+                    done[run.work.id] = run.finish(check)
+                if evaluate != "none" and ranks.writes:
                     report(run.progress())
                 runs.remove(run)
             if runs and ranks.any(should_stop(), clip.device):
@@ -113,21 +122,17 @@ def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ra
     ]
 
     # Loss: a task's mean over its images on all ranks, a group's sum over its tasks.
-    logits = joint_logits(
-        clip,
-        [run.method for run in runs],
-        lists,
-        to_pixels(clip, batches),
-        [len(batch.labels) for batch in batches],
-    )
+    if len(runs) == 1 and runs[0].method.config.feature_side:
+        outputs = cached_outputs(runs[0].method, runs[0].features, batches)
+    else:
+        outputs = joint_outputs(clip, [run.method for run in runs], lists, batches)
+    owners = [run for run in runs for _ in run.work.tasks]
     losses = [
-        F.cross_entropy(task_logits, torch.from_numpy(batch.labels).to(clip.device), reduction="sum")
-        * (batch.weight / batch.global_count)
-        for task_logits, batch in zip(logits, batches, strict=True)
+        _task_loss(run, batch, output) * (batch.weight / batch.global_count)
+        for run, batch, output in zip(owners, batches, outputs, strict=True)
     ]
 
     # Backward: groups own disjoint parameters, so one backward of the sum gives every group its own gradient.
-    owners = [run for run in runs for _ in run.work.tasks]
     scaled = [run.scaler.scale(loss) for run, loss in zip(owners, losses, strict=True)]
     torch.stack(scaled).sum().backward()
 
@@ -139,30 +144,53 @@ def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ra
     losses_of = [{task: next(values) for task in run.work.tasks} for run in runs]
     for run, of_tasks in zip(runs, losses_of, strict=True):
         run.refuse_non_finite(of_tasks)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started  # reading the losses waited for the device
     share = sum(run.images_per_step for run in runs)
     for run, of_tasks in zip(runs, losses_of, strict=True):
         run.apply_gradients(of_tasks, seconds * run.images_per_step / share)
 
 
+def _task_loss(run: GroupRun, batch: TaskBatch, output: Outputs) -> torch.Tensor:
+    """The sum over a batch of one task."""
+    kind = run.data[batch.task].kind
+    labels = torch.from_numpy(batch.labels).to(output.logits_BK.device)
+    loss = image_losses(kind, output.logits_BK, labels).sum()
+    if run.config.pairwise is None:
+        return loss
+    return loss + _pairwise(kind, labels, output, run.config.pairwise) * len(labels)
+
+
+def _pairwise(kind: TaskKind, labels: torch.Tensor, output: Outputs, config: PairwiseConfig) -> torch.Tensor:
+    match kind:
+        case "classification":
+            matches_BK = torch.nn.functional.one_hot(labels, len(output.text_KE)).bool()
+        case "multi_label":
+            matches_BK = labels.bool()
+        case "retrieval":
+            matches_BK = labels[:, None] == labels[None, :]
+    return config.weight * pairwise_loss(output.image_BE, output.text_KE, matches_BK, config)
+
+
 def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:
     """Groups by forward pass."""
-    buckets: dict[tuple, list[GroupRun]] = {}
+    buckets: dict[object, list[GroupRun]] = {}
     for run in runs:
         if not run.is_done:
-            buckets.setdefault(run.method.batch_key, []).append(run)
+            buckets.setdefault(run.batch_key, []).append(run)
     return list(buckets.values())
 
 
 def _refuse_crowded_context(clip: FrozenCLIP, run: GroupRun, lists: ClassLists) -> None:
     """Prompts and the longest class sentence must fit into the text tower's context."""
-    num_tokens = run.method.edits().text.num_tokens
-    for task in run.work.tasks:
-        longest = int(lists[task].end_R.max()) + 1
-        if longest + num_tokens > clip.text.context_length:
-            raise ValueError(
-                f"Task {task!r}: its longest class sentence takes {longest} tokens and the prompts {num_tokens}, "
-                f"but the text "
-                f"tower has {clip.text.context_length} places. Shorten class names or template, or use fewer prompt "
-                f"tokens."
-            )
+    for tasks in run.method.passes:
+        with torch.no_grad():
+            num_tokens = run.method.edits(tasks).text.num_tokens
+        for task in tasks:
+            for template in run.method.templates(task) if run.data[task].class_names else ():
+                longest = int(lists[run.data[task].class_names, template].end_R.max()) + 1
+                if longest + num_tokens > clip.text.context_length:
+                    raise ValueError(
+                        f"Task {task!r}: its longest class sentence takes {longest} tokens and the prompts "
+                        f"{num_tokens}, but the text tower has {clip.text.context_length} places. Shorten class names "
+                        f"or template, or use fewer prompt tokens."
+                    )

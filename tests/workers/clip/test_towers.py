@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workers.clip.frozen import FrozenCLIP
-from workers.clip.seam import Edits
+from workers.clip.seam import Edits, Rows
 
 NAMES_A = ["alarm clock", "flipflops", "a very long class name indeed", "dog"]
 NAMES_B = ["cat", "dog"]
@@ -39,11 +39,11 @@ def test_nothing_plugged_in_is_open_clip_to_the_bit(tiny_clip: FrozenCLIP):
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_fast_image_path_equals_plain_values_and_gradients(tiny_clip: FrozenCLIP, depth: int):
-    pixels, copy_B = _pixels(tiny_clip), torch.tensor([1, 0, 1])
+    pixels, rows = _pixels(tiny_clip), Rows.of([(1, 1), (0, 1), (1, 1)], tiny_clip.device)
     results = []
     for plain in (True, False):
         prompts = _prompts(tiny_clip.image.width, copies=2, depth=depth) if depth else None
-        features = tiny_clip.image(pixels, Edits(prompts), copy_B, plain=plain)
+        features = tiny_clip.image(pixels, Edits(prompts), rows, plain=plain)
         gradient = torch.autograd.grad(features.square().sum(), prompts)[0] if prompts is not None else torch.ones(1)
         results.append((features, gradient))
     assert _relative(results[1][0], results[0][0]) < 1e-5
@@ -75,8 +75,8 @@ def test_branch_functions_and_overrides_are_the_same_on_both_paths(
 ):
     scale_C = torch.tensor([0.5, 2.0])
 
-    def branch(layer: int, name: str, output: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
-        return output * scale_C[copy].view(-1, 1, 1) + (0.1 * layer if name == "mlp" else 0.0)
+    def branch(layer: int, name: str, output: torch.Tensor, rows: Rows) -> torch.Tensor:
+        return output * scale_C[rows.index_B].view(-1, 1, 1) + (0.1 * layer if name == "mlp" else 0.0)
 
     width = tiny_clip.image.width
     image = Edits(
@@ -89,10 +89,10 @@ def test_branch_functions_and_overrides_are_the_same_on_both_paths(
             "ln_post.bias": torch.full((width,), 0.2),
         },
     )
-    pixels, copy_B = _pixels(tiny_clip), torch.tensor([0, 1, 1])
+    pixels, rows = _pixels(tiny_clip), Rows.of([(0, 1), (1, 2)], tiny_clip.device)
     fast, plain = (
-        tiny_clip.image(pixels, image, copy_B),
-        tiny_clip.image(pixels, image, copy_B, plain=True),
+        tiny_clip.image(pixels, image, rows),
+        tiny_clip.image(pixels, image, rows, plain=True),
     )
     assert _relative(fast, plain) < 1e-5
     assert _relative(fast, tiny_clip.image(pixels)) > 1e-2

@@ -12,9 +12,10 @@ from grouping.similarity import cross_fit
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import Edits
 from workers.data.dataset import TaskData
+from workers.methods.build import build_method
 from workers.methods.config import MmAPConfig
-from workers.methods.method import TowerEdits
-from workers.training.batches import microbatches, scale_pixels
+from workers.methods.method import Method, TaskInfo
+from workers.training.batches import TaskBatch, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.forward import ClassLists
 from workers.training.signatures import SIGNATURES, profile, task_gradients
@@ -25,28 +26,32 @@ TRAINING = TrainConfig(batch_size=4, lr=0.01, warmup_epochs=0)
 PROFILE = ProfileConfig(max_steps=6, snapshots=2, microbatches=2, microbatch_size=2)
 
 
-def _edits(clip: FrozenCLIP) -> TowerEdits:
-    rng = torch.Generator().manual_seed(0)
-    text = 0.1 * torch.randn(1, 2, 3, clip.text.width, generator=rng)
-    image = 0.1 * torch.randn(1, 2, 3, clip.image.width, generator=rng)
-    return TowerEdits(image=Edits(image), text=Edits(text), copies=(0, 0, 0))
+def _shared(clip: FrozenCLIP, tasks: dict[str, TaskData]) -> Method:
+    infos = [TaskInfo(task.name, task.class_names, task.template, task.kind) for task in tasks.values()]
+    method = build_method(MMAP.model_copy(update={"sharing": "all"}), clip, infos, seed=0)
+    method.load_state({name: 3 * tensor.detach() for name, tensor in method.state().items()})
+    return method
 
 
-def _leaves(edits: TowerEdits) -> list[torch.Tensor]:
+def _leaves(method: Method) -> list[torch.Tensor]:
+    edits = method.edits(method.tasks)
     prompts = [edits.text.prompts_CKMD, edits.image.prompts_CKMD]
-    return [part.clone().requires_grad_() for part in prompts if part is not None]
+    return [part.detach().clone().requires_grad_() for part in prompts if part is not None]
 
 
-def _separate(clip: FrozenCLIP, edits: TowerEdits, lists: ClassLists, task: TaskData) -> tuple[torch.Tensor, float]:
-    """The slow way: one task, one pass, one backward of its own."""
-    text, image = _leaves(edits)
-    (texts,) = clip.text([lists[task.name]], Edits(text))
-    pixels = clip.normalise(scale_pixels(clip, task.train.images))
-    features = clip.image(pixels, Edits(image))
+def _batches(tasks: dict[str, TaskData]) -> dict[str, TaskBatch]:
+    rows = {name: np.arange(len(task.train.labels)) for name, task in tasks.items()}
+    return {
+        name: TaskBatch(name, task.train, rows[name], 0 * rows[name], None, len(rows[name]))
+        for name, task in tasks.items()
+    }
+
+
+def _loss(clip: FrozenCLIP, task: TaskData, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    (texts,) = clip.text([clip.class_list(task.class_names, task.template)], Edits(text))
+    features = clip.image(clip.normalise(scale_pixels(clip, task.train.images)), Edits(image))
     logits = clip.logit_scale * F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T
-    loss = F.cross_entropy(logits, torch.from_numpy(task.train.labels))
-    gradients = torch.autograd.grad(loss, [text, image])
-    return torch.cat([gradient.flatten() for gradient in gradients]), float(loss.detach())
+    return F.cross_entropy(logits, torch.from_numpy(task.train.labels))
 
 
 @pytest.mark.parametrize("own_words", [False, True])
@@ -55,32 +60,23 @@ def test_one_backward_equals_one_per_task(
 ):
     if own_words:  # no two tasks share a class list
         tasks = tasks | {"clipart": renamed(tasks["clipart"], template="a drawing of {}.")}
-    lists, edits = ClassLists(tiny_clip, tasks), _edits(tiny_clip)
-    data = list(tasks.values())
-    measured = task_gradients(
-        tiny_clip, edits, lists, list(tasks), [task.train.images for task in data], [task.train.labels for task in data]
-    )
-    truths = [_separate(tiny_clip, edits, lists, task) for task in data]
-    for place, (gradient, loss) in enumerate(truths):
+    method = _shared(tiny_clip, tasks)
+    measured = task_gradients(tiny_clip, method, ClassLists(tiny_clip), _batches(tasks))
+    for place, task in enumerate(tasks.values()):  # the slow way: one task, one pass, one backward of its own
+        leaves = _leaves(method)
+        loss = _loss(tiny_clip, task, *leaves)
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, leaves)])
         error = (measured.gradients[place] - gradient).norm() / gradient.norm()
         assert float(error) < 1e-5, float(error)
-        assert float(measured.losses[place]) == pytest.approx(loss, rel=1e-5)
+        assert float(measured.losses[place]) == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
 def test_task_gradients_sum_to_the_gradient_of_the_shared_prompt(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData]):
-    lists, edits = ClassLists(tiny_clip, tasks), _edits(tiny_clip)
-    data = list(tasks.values())
-    measured = task_gradients(
-        tiny_clip, edits, lists, list(tasks), [task.train.images for task in data], [task.train.labels for task in data]
-    )
-    text, image = _leaves(edits)
-    total = torch.zeros(())
-    for task in data:
-        (texts,) = tiny_clip.text([lists[task.name]], Edits(text))
-        features = tiny_clip.image(tiny_clip.normalise(scale_pixels(tiny_clip, task.train.images)), Edits(image))
-        logits = tiny_clip.logit_scale * F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T
-        total = total + F.cross_entropy(logits, torch.from_numpy(task.train.labels))
-    shared = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, [text, image])])
+    method = _shared(tiny_clip, tasks)
+    measured = task_gradients(tiny_clip, method, ClassLists(tiny_clip), _batches(tasks))
+    leaves = _leaves(method)
+    total = torch.stack([_loss(tiny_clip, task, *leaves) for task in tasks.values()]).sum()
+    shared = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, leaves)])
     assert float((measured.gradients.sum(dim=0) - shared).norm() / shared.norm()) < 1e-5
 
 

@@ -12,9 +12,10 @@ from workers.clip.config import BackboneConfig
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
-from workers.training.batches import draw_batch, to_pixels
+from workers.training.batches import draw_batch
 from workers.training.config import AugmentConfig, TrainConfig
-from workers.training.forward import ClassLists, joint_logits
+from workers.training.features import FeatureCache
+from workers.training.forward import ClassLists, joint_outputs
 from workers.training.results import LEARNED, GroupResult
 from workers.training.run import GroupRun, GroupWork
 from workers.training.train import Stopped, train
@@ -45,8 +46,8 @@ def test_training_lowers_the_loss_and_beats_zero_shot(
     zero_shot = train(tiny_clip, [_work(tmp_path, names, ZeroShotConfig(), "zero-shot")], tasks, config)["zero-shot"]
     assert zero_shot.steps == 0 and zero_shot.parameters["total"] == 0
     assert set(trained.results) == set(names)
-    mean = sum(result.accuracy for result in trained.results.values()) / len(names)
-    assert mean > sum(result.accuracy for result in zero_shot.results.values()) / len(names) + 0.1
+    mean = sum(result.score for result in trained.results.values()) / len(names)
+    assert mean > sum(result.score for result in zero_shot.results.values()) / len(names) + 0.1
     losses = [point["loss"] for point in trained.curves if point["task"] == "art" and "loss" in point]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -55,8 +56,8 @@ def test_a_group_update_is_the_gradient_of_the_summed_loss(
     tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
 ):
     names = tuple(tasks)
-    run = GroupRun(tiny_clip, _work(tmp_path, names), tasks, CONFIG)
-    lists = ClassLists(tiny_clip, tasks)
+    lists = ClassLists(tiny_clip)
+    run = GroupRun(tiny_clip, _work(tmp_path, names), tasks, CONFIG, lists, FeatureCache(tiny_clip))
     accumulated: dict[str, torch.Tensor] = {}
     for task in names:  # the paper's wording: task by task, no step in between
         gradients = _gradients(tiny_clip, run, lists, [task])
@@ -71,10 +72,10 @@ def test_a_group_update_is_the_gradient_of_the_summed_loss(
 
 def _gradients(clip: FrozenCLIP, run: GroupRun, lists: ClassLists, tasks: list[str]) -> dict[str, Any]:
     batches = [draw_batch(run.data[task], run.config, 0) for task in run.work.tasks]
-    logits = joint_logits(clip, [run.method], lists, to_pixels(clip, batches), [len(batch.labels) for batch in batches])
+    outputs = joint_outputs(clip, [run.method], lists, batches)
     losses = [
-        torch.nn.functional.cross_entropy(task_logits, torch.from_numpy(batch.labels))
-        for task_logits, batch in zip(logits, batches, strict=True)
+        torch.nn.functional.cross_entropy(output.logits_BK, torch.from_numpy(batch.labels))
+        for output, batch in zip(outputs, batches, strict=True)
         if batch.task in tasks
     ]
     named = run.method.state()
@@ -93,7 +94,7 @@ def test_mean_reduction_divides_the_group_gradient_only(
         method = MMAP.model_copy(update={"group_reduce": reduce})
         config = CONFIG.model_copy(update={"max_steps": 1, "weight_decay": 0.0})
         work = _work(tmp_path, tuple(tasks), method, reduce)
-        start = GroupRun(tiny_clip, work, tasks, config).method.state()
+        start = GroupRun(tiny_clip, work, tasks, config, ClassLists(tiny_clip), FeatureCache(tiny_clip)).method.state()
         train(tiny_clip, [work], tasks, config)
         learned[reduce] = {name: tensor - start[name].detach() for name, tensor in _learned(work).items()}
     for name, moved in learned["sum"].items():
@@ -202,7 +203,7 @@ def test_low_precision_trains_without_nan_and_keeps_trainables_fp32(
     work = _work(tmp_path, tuple(tasks))
     result = train(clip, [work], tasks, CONFIG)["g1"]
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in _learned(work).values())
-    assert all(0 <= part.accuracy <= 1 for part in result.results.values())
+    assert all(0 <= part.score <= 1 for part in result.results.values())
 
 
 def test_a_loss_that_is_no_number_stops_with_task_step_and_learning_rate(
@@ -249,7 +250,7 @@ def test_a_stop_in_the_middle_of_a_validation_loses_no_point(
         train(tiny_clip, [stopped], tasks, config, should_stop=stop_inside_the_last_validation)
     result = train(tiny_clip, [stopped], tasks, config)["g1"]
     assert result.curves == whole.curves
-    assert [result.results[task].val_accuracy for task in tasks] == [whole.results[task].val_accuracy for task in tasks]
+    assert [result.results[task].val_score for task in tasks] == [whole.results[task].val_score for task in tasks]
 
 
 def test_a_run_that_diverges_at_its_last_step_is_refused(

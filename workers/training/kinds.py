@@ -1,0 +1,100 @@
+"""What a task's kind changes: its loss and its score.  Everything else in this room treats all kinds alike.
+
+- classification: cross-entropy over the classes; top-1 accuracy.
+- multi_label: binary cross-entropy per class, mean over classes; mean average precision over classes with a positive.
+- retrieval: every image of a batch against every caption of the batch, both ways (InfoNCE); recall at 1, 5 and 10.
+
+    # B images of a batch, N images of a set, K classes, M captions of a set
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch.nn import functional as F
+
+from workers.data.config import TaskKind
+
+METRICS: dict[TaskKind, str] = {
+    "classification": "accuracy",
+    "multi_label": "mean_average_precision",
+    "retrieval": "recall@1",
+}
+"""The metric that is a task's score."""
+RECALLS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a set's logits compare with the truth."""
+
+    metrics: dict[str, float]
+    per_image: np.ndarray
+    """Every image's share of the score, fp64 [N]."""
+
+
+def image_losses(kind: TaskKind, logits_BK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Every image's loss in nats, [B].  labels: classes [B] or, for multi_label, 0 and 1 [B, K].
+
+    For retrieval `logits_BK` is [B, B], image i's own caption stands in column i, and labels [B] number the captions'
+    texts: an image is not pushed away from a caption that reads like its own.
+    """
+    match kind:
+        case "classification":
+            return F.cross_entropy(logits_BK, labels, reduction="none")
+        case "multi_label":
+            losses_BK = F.binary_cross_entropy_with_logits(logits_BK, labels.float(), reduction="none")
+            return losses_BK.mean(dim=1)
+        case "retrieval":
+            same = labels[:, None] == labels[None, :]
+            other = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+            logits_BB = logits_BK.masked_fill(other, float("-inf"))
+            own = torch.arange(len(labels), device=labels.device)
+            to_text = F.cross_entropy(logits_BB, own, reduction="none")
+            return (to_text + F.cross_entropy(logits_BB.T, own, reduction="none")) / 2
+
+
+def measure(kind: TaskKind, logits: np.ndarray, labels: np.ndarray) -> Measured:
+    """The metrics of a whole set.  logits [N, K]; labels [N], or [N, K] for multi_label.
+
+    For retrieval logits are [N, M] and labels [M] say which image every caption belongs to.
+    """
+    match kind:
+        case "classification":
+            correct = (logits.argmax(axis=1) == labels).astype(float)
+            return Measured({"accuracy": float(correct.mean())}, correct)
+        case "multi_label":
+            return _measure_labels(logits, labels)
+        case "retrieval":
+            return _measure_retrieval(logits, labels)
+
+
+def _measure_labels(logits: np.ndarray, labels: np.ndarray) -> Measured:
+    found = labels.sum(axis=0) > 0
+    precisions = [average_precision_score(labels[:, k], logits[:, k]) for k in np.flatnonzero(found)]
+    has_label = labels.sum(axis=1) > 0
+    per_image = np.zeros(len(labels))
+    for row in np.flatnonzero(has_label):
+        per_image[row] = average_precision_score(labels[row], logits[row])
+    return Measured(
+        {
+            "mean_average_precision": float(np.mean(precisions)) if precisions else 0.0,
+            "image_average_precision": float(per_image[has_label].mean()) if has_label.any() else 0.0,
+        },
+        per_image,
+    )
+
+
+def _measure_retrieval(logits_NM: np.ndarray, image_M: np.ndarray) -> Measured:
+    """Recall at r: the share of queries with a right answer among the r best.  A tie counts against the answer."""
+    own_NM = image_M[None, :] == np.arange(len(logits_NM))[:, None]
+    best_N = np.where(own_NM, logits_NM, -np.inf).max(axis=1)
+    rank_N = (np.where(own_NM, -np.inf, logits_NM) >= best_N[:, None]).sum(axis=1)
+    own_M = logits_NM[image_M, np.arange(len(image_M))]
+    rank_M = (np.where(own_NM, -np.inf, logits_NM) >= own_M[None, :]).sum(axis=0)
+    metrics = {f"image_to_text_recall@{r}": float((rank_N < r).mean()) for r in RECALLS}
+    metrics |= {f"text_to_image_recall@{r}": float((rank_M < r).mean()) for r in RECALLS}
+    metrics["recall@1"] = (metrics["image_to_text_recall@1"] + metrics["text_to_image_recall@1"]) / 2
+    found_N = np.array([(rank_M[image_M == image] < 1).mean() for image in range(len(logits_NM))])
+    return Measured(metrics, ((rank_N < 1) + found_N) / 2)
