@@ -48,6 +48,29 @@ def tasks() -> dict[str, TaskData]:
 
 
 @pytest.fixture
+def mixed_tasks(tasks: dict[str, TaskData]) -> dict[str, TaskData]:
+    """One task of every kind, on the same kind of pictures."""
+    base = make_task("base", ("red", "green", "blue"), num_train=12)
+
+    def labelled(images: ImageSet) -> ImageSet:
+        labels = np.stack([images.labels == 0, images.labels != 1, images.labels == 2], axis=1)
+        return replace(images, labels=labels.astype(np.uint8))
+
+    def captioned(images: ImageSet) -> ImageSet:
+        words = ("a red square", "some green grass", "the blue sea")
+        texts = [(f"{words[label]} {row}", f"picture {row}")[: 1 + row % 2] for row, label in enumerate(images.labels)]
+        return replace(images, labels=np.zeros_like(images.labels), captions=tuple(texts))
+
+    def changed(task: TaskData, name: str, change: Callable[[ImageSet], ImageSet], **update: Any) -> TaskData:
+        parts = {part: change(getattr(task, part)) for part in ("train", "val", "test")}
+        return replace(task, name=name, fingerprint=name, **parts, **update)
+
+    labels = changed(base, "labels", labelled, kind="multi_label", class_names=("warm", "bright", "cold"))
+    captions = changed(base, "captions", captioned, kind="retrieval", class_names=(), template="{}")
+    return {"art": tasks["art"], "labels": labels, "captions": captions}
+
+
+@pytest.fixture
 def renamed() -> Callable[..., Any]:
     """`renamed(task, template=...)`: the same images under other words."""
     return replace
