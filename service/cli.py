@@ -296,7 +296,8 @@ def _watch(client: Cohort, job_id: str) -> None:
 def _validation_line(found: wire.Validation) -> str:
     if found.valid:
         seen = (
-            f"{task.task}: {f'{task.num_classes} classes' if task.num_classes else task.kind}, {task.num_images} images"
+            f"{task.task}: {task.num_images} images, "
+            + (f"{task.num_captions} captions" if task.kind == "retrieval" else f"{task.num_classes} classes")
             for task in found.tasks
         )
         return "The job would be accepted.\n" + "\n".join(seen)

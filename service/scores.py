@@ -14,7 +14,7 @@ METRIC_OF: Mapping[TaskKind, str] = {
 LEGENDS = {
     "accuracy": "Accuracy is the share of images whose likeliest class is the right one.",
     "mean_average_precision": "mAP (mean average precision) ranks all images by each class's score and averages the "
-    "precision at every image that has the class, then averages over the classes.",
+    "precision at every image that has the class, then averages over the classes that any image has.",
     "recall@1": "Recall@1 is the share of images for which one of their own captions comes first among all captions, "
     "and the share of captions for which their own image comes first among all images; the score is the mean of both.",
 }

@@ -77,6 +77,7 @@ def _look(task: TaskConfig, roots: DataRoots) -> wire.TaskCheck:
         task=task.name,
         kind=task.kind,
         num_classes=len(listing.class_names),
+        num_captions=sum(len(item.captions) for item in listing.items) if task.kind == "retrieval" else None,
         num_images=len(listing.items),
         class_names=list(listing.class_names[:_SHOWN_CLASSES]),
     )

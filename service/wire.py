@@ -219,7 +219,7 @@ class Metric(Message):
     step: int
     """Optimiser step."""
     name: str
-    """`loss`, `val_score`, `images_per_second`, `lr`."""
+    """`loss`, `val_loss`, `val_score`, `images_per_second`, `lr`."""
     value: float | None
     """Null: it was not a finite number."""
 
@@ -309,6 +309,8 @@ class TaskCheck(Message):
     """What it asks of its images."""
     num_classes: int | None = None
     """Classes found; null where the source could not be read.  A retrieval task has none."""
+    num_captions: int | None = None
+    """Captions found, of a retrieval task."""
     num_images: int | None = None
     """Images found."""
     class_names: list[str] = []

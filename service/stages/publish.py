@@ -53,7 +53,12 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         backbone=run.spec.backbone,
         tasks=[
             BundleTask(
-                task, tuple(found[task]["class_names"]), found[task]["template"], group, found[task]["fingerprint"]
+                task,
+                tuple(found[task]["class_names"]),
+                found[task]["template"],
+                group,
+                found[task]["fingerprint"],
+                found[task]["kind"],
             )
             for task, group in served.items()
         ],

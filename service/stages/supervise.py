@@ -92,6 +92,7 @@ def _points(progress: Progress) -> list[dict]:
     point = {"group": progress.group, "step": progress.step}
     return [
         *({**point, "task": task, "name": "loss", "value": value} for task, value in progress.losses.items()),
+        *({**point, "task": task, "name": "val_loss", "value": value} for task, value in progress.val_losses.items()),
         *({**point, "task": task, "name": "val_score", "value": value} for task, value in progress.scores.items()),
         {**point, "task": None, "name": "images_per_second", "value": progress.images_per_second},
         {**point, "task": None, "name": "lr", "value": progress.lr},

@@ -82,6 +82,18 @@ def test_validation_lists_classes_and_images_without_making_a_job(api: TestClien
     assert api.get("/v1/jobs").json()["jobs"] == []
 
 
+def test_validation_counts_the_captions_of_a_retrieval_task(api: TestClient, control_plane: ControlPlane) -> None:
+    table = control_plane.settings.home / "data" / "pairs.csv"
+    table.write_text("path,caption\na/one/0.png,a card\na/one/0.png,the same card\na/two/0.png,another\n")
+    task = "{name: b, source: {kind: folder, uri: b}}"
+    assert task in SPEC
+    pairs = "{name: b, kind: retrieval, source: {kind: manifest, uri: pairs.csv}}"
+    found = api.post("/v1/jobs/validate", content=SPEC.replace(task, pairs), headers=YAML).json()
+    assert found["valid"], found
+    kinds = [(t["kind"], t["num_classes"], t["num_captions"], t["num_images"]) for t in found["tasks"]]
+    assert kinds == [("classification", 2, None, 2), ("retrieval", 0, 3, 2)]
+
+
 def test_validation_names_the_task_whose_data_is_missing(api: TestClient) -> None:
     answer = api.post("/v1/jobs/validate", content=SPEC.replace("uri: b", "uri: gone"), headers=YAML)
     assert answer.status_code == 200

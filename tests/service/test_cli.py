@@ -14,6 +14,7 @@ from service import live
 from service.cli import app
 from service.client import Cohort
 from service.connection import Connection
+from service.spec import parse_spec
 from service.states import JobState
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def test_a_job_is_submitted_listed_and_steered(live_service: LiveService) -> Non
 
 
 def test_a_check_names_the_fault_and_submits_nothing(live_service: LiveService, tmp_path: Path) -> None:
-    assert "a: 2 classes, 2 images" in good(live_service, "submit", str(live_service.spec), "--check")
+    assert "a: 2 images, 2 classes" in good(live_service, "submit", str(live_service.spec), "--check")
     bad = tmp_path / "bad.yaml"
     bad.write_text(live_service.spec.read_text() + "trainin: {}\n")
     result = run(live_service, "submit", str(bad), "--check")
@@ -90,6 +91,22 @@ def test_watching_in_a_terminal_draws_stages_and_a_bar_per_group(live_service: L
     drawn = screen.getvalue()
     for part in ("validate", "train", "publish", "g1", "4/4 done", "0.375", "87.5 %", "━", "SUCCEEDED"):
         assert part in drawn
+
+
+def test_watching_tells_a_validation_score_for_each_metric(live_service: LiveService) -> None:
+    text = live_service.spec.read_text().replace(
+        "{name: b, source: {kind: folder", "{name: b, kind: retrieval, source: {kind: manifest"
+    )
+    store = live_service.store
+    job = store.create_job(parse_spec(text))[0].id
+    attempt = store.start_attempt(job)
+    store.put_groups(job, [{"id": "g1", "kind": "plan", "tasks": ["a", "b"], "state": "running"}], attempt)
+    point = {"group": "g1", "step": 4, "name": "val_score"}
+    store.add_metrics(job, [{**point, "task": "a", "value": 0.875}, {**point, "task": "b", "value": 0.5}], attempt)
+    with Cohort(live_service.url, live_service.key) as client:
+        view = live.JobView(client, job)
+        view.look()
+        assert view.scores(view.groups[0]) == "accuracy 87.5 %, recall@1 50.0 %"
 
 
 def test_an_error_is_one_sentence_and_exit_code_1(live_service: LiveService, tmp_path: Path) -> None:

@@ -9,17 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from service.artifacts import JobFiles
 from service.cli import app
-from service.driver import main, run_job
+from service.driver import main
 from service.settings import Settings
-from service.spec import JobSpec, parse_spec
 from service.states import Desired, JobState
 from service.store import Store
-from workers.launching.inline import InlineLauncher
 
 TASKS = ("art", "clipart", "photo")
 STAGES = (JobState.PROFILING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING)
@@ -71,71 +67,6 @@ class WishingStore(Store):
             wish, self.wish_on_progress = self.wish_on_progress, None
             wish()
         return super().add_metrics(job_id, rows, attempt)
-
-
-class World:
-    """An installation in a folder, and the jobs run in it."""
-
-    def __init__(self, home: Path, base: Path, store: Store) -> None:
-        self.settings = Settings(home=home, data_roots=[str(base)], poll_seconds=0.02)
-        self.store = store
-        store.create_schema()
-
-    def submit(self, spec: JobSpec) -> str:
-        return self.store.create_job(spec)[0].id
-
-    def attempt(self, job: str, number: int | None = None) -> JobState:
-        launcher = InlineLauncher()
-        try:
-            return run_job(
-                job,
-                self.store.start_attempt(job) if number is None else number,
-                store=self.store,
-                files=self.files(job),
-                launcher=launcher,
-                settings=self.settings,
-            )
-        finally:
-            launcher.close()
-
-    def why(self, job: str) -> str | None:
-        return self.store.get_job(job).reason
-
-    def files(self, job: str) -> JobFiles:
-        return JobFiles(self.settings.storage, job)
-
-    def folder(self, job: str) -> Path:
-        return Path(self.settings.storage) / "jobs" / job
-
-    def learned(self, job: str) -> dict[str, dict[str, bytes]]:
-        return {
-            path.parent.name: {name: tensor.tobytes() for name, tensor in load_file(path).items()}
-            for path in sorted(self.folder(job).glob("groups/*/learned.safetensors"))
-        }
-
-
-@pytest.fixture
-def make_world(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
-    return lambda store=None: World(tmp_path / "home", tmp_path_factory.getbasetemp(), store or Store("sqlite://"))
-
-
-@pytest.fixture
-def make_spec(tiny_clip_dir: Path, task_folders: Callable[..., Path]) -> Callable[..., JobSpec]:
-    def make(**changes: Any) -> JobSpec:
-        spec = {
-            "name": "tiny",
-            "backbone": {"model": f"local-dir:{tiny_clip_dir}"},
-            "tasks": [
-                {"name": name, "source": {"kind": "folder", "uri": str(task_folders(name))}, "split": {"shots": 4}}
-                for name in TASKS
-            ],
-            "method": {"kind": "mmap", "num_tokens": 2, "source_shape": [2, 2], "depth": 2},
-            "profile": {"max_steps": 2, "snapshots": 2, "microbatches": 2, "microbatch_size": 2},
-            "training": {"max_steps": 3, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 2},
-        }
-        return parse_spec(spec | changes)
-
-    return make
 
 
 def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):

@@ -11,6 +11,7 @@ import pytest
 from service.curves import Curve, chart, mean_curve, thin, ticks
 from service.heat_map import MAX_SIDE, heat_map, shown_order
 from service.report import GroupRun, ReportInputs, render_report
+from service.scores import LEGENDS
 
 JobOf = Callable[..., ReportInputs]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -111,6 +112,72 @@ def test_harmed_tasks_are_named_and_others_are_not(job_of: JobOf):
     assert re.search(rf"1 of 2 tasks did worse in their group than alone: {hurt.task} \.", text)
     assert "−10.0 ▼" in text
     assert "0.0 ＝" in text
+
+
+def mixed(inputs: ReportInputs) -> ReportInputs:
+    """The same job with an accuracy, a mAP and a recall among its tasks."""
+    first, second, third, last = inputs.scores
+    recalls = {"image_to_text_recall@1": 0.4, "text_to_image_recall@1": 0.2, "recall@1": 0.3}
+    second = replace(second, metric="mean_average_precision", metrics={"mean_average_precision": 0.81})
+    third = replace(third, metric="recall@1", class_names=(), num_captions=1200, metrics=recalls)
+    return replace(inputs, scores=[replace(first, grouped=0.5), second, third, replace(last, grouped=0.7)])
+
+
+def test_metrics_are_named_explained_and_never_averaged_together(job_of: JobOf):
+    inputs = mixed(job_of(4))
+    text = Document(render_report(inputs)).text
+    for score in inputs.scores:
+        assert score.grouped is not None
+        name = {"mean_average_precision": "mAP"}.get(score.metric, score.metric)
+        assert re.search(rf"{score.task} .{{0,60}} {name} ", text)
+        assert text.count(f"{LEGENDS[score.metric][:30]}") == 1
+    assert "accuracy 60.0 % mean of 2 tasks" in text
+    assert re.search(r"Mean over 2 tasks accuracy( \d+\.\d){3} 60\.0 ", text)
+    assert "Mean over 1 task mAP" in text
+    assert "Mean over 1 task recall@1" in text
+
+
+def test_a_job_of_one_kind_has_one_mean_and_one_legend(job_of: JobOf):
+    text = Document(render_report(job_of(4))).text
+    assert text.count("Mean over 4 tasks accuracy") == 1
+    assert "mAP" not in text
+    assert "recall" not in text.lower()
+
+
+def test_captions_are_counted_where_there_are_no_classes_and_every_recall_is_told(job_of: JobOf):
+    text = Document(render_report(mixed(job_of(4)))).text
+    assert re.search(r"1\s?200 captions", text)
+    assert "image to text recall@1 40.0 " in text
+    assert "text to image recall@1 20.0 " in text
+
+
+def test_curves_of_one_metric_are_drawn_apart_from_those_of_another(job_of: JobOf):
+    document = Document(render_report(mixed(job_of(4))))
+    for name in ("accuracy", "mAP", "recall@1"):
+        assert f"Validation {name} over steps" in document.text
+        assert f"Shared prompt, all tasks, by {name}" in document.text
+    assert "Validation score" not in document.text
+
+
+def test_what_a_method_says_of_its_tasks_is_told_under_its_own_names(job_of: JobOf):
+    inputs = job_of(2)
+    first, second = inputs.scores
+    told = replace(inputs, scores=[replace(first, details={"residual_norm": 0.1234, "gain": 2.0}), second])
+    text = Document(render_report(told)).text
+    assert "What the method says of its tasks" in text
+    assert f"Task residual norm gain {first.task} 0.123 2 " in text
+    assert "What the method says" not in Document(render_report(inputs)).text
+
+
+@pytest.mark.parametrize(
+    ("metric", "zero_shot", "difficulty"),
+    [("accuracy", 0.25, 4 / 3), ("accuracy", 0.0, None), ("accuracy", None, None), ("recall@1", 0.25, None)],
+)
+def test_transfer_difficulty_is_guessing_over_zero_shot_accuracy(
+    job_of: JobOf, metric: str, zero_shot: float | None, difficulty: float | None
+):
+    score = replace(job_of(1).scores[0], metric=metric, zero_shot=zero_shot)
+    assert score.transfer_difficulty == (None if difficulty is None else pytest.approx(difficulty))
 
 
 def test_difference_that_rounds_to_nothing_has_no_sign(job_of: JobOf):

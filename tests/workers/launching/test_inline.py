@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.launching.board import GroupBoard, Outcome, Update
+from workers.launching.board import GroupBoard, Outcome, Update, progress_line
 from workers.launching.inline import InlineLauncher
 from workers.launching.launcher import Running
 from workers.training.results import GroupResult, Progress
@@ -83,10 +83,7 @@ def test_more_devices_than_this_process_has_are_refused(launcher):
 
 def test_a_board_hands_out_everything_once_and_in_order():
     board = GroupBoard("g1")
-    rows = [
-        Progress(group="g1", step=step, num_steps=3, losses={"art": 0.5}, scores={}, images_per_second=1.0, lr=0.1)
-        for step in range(4)
-    ]
+    rows = [Progress("g1", step, 3, {"art": 0.5}, {}, {}, images_per_second=1.0, lr=0.1) for step in range(4)]
     for row in rows[:2]:
         board.report(row)
     assert board.take()[0] == rows[:2]
@@ -97,6 +94,11 @@ def test_a_board_hands_out_everything_once_and_in_order():
     assert [line.split(" ", 2)[2] for line in lines] == ["a word", "step 2/3 | loss art=0.5000 | 1 images/s"]
     assert board.take() == ([], [])
     assert board.latest == rows[2]
+
+
+def test_a_progress_is_a_line_with_losses_and_validation_scores():
+    line = progress_line(Progress("g1", 2, 3, {"art": 0.5}, {"art": 0.75}, {"art": 0.6}, images_per_second=0.0, lr=0.1))
+    assert line == "step 2/3 | loss art=0.5000 | val art=75.0%"
 
 
 @pytest.mark.parametrize(
