@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 
 from api.problems import BodyTooLarge, UnsupportedBody
 from service.control_plane import ControlPlane
-from service.spec import MAX_BYTES
+from service.reading import MAX_BYTES
 from service.views import Views
 
 _JSON = {"application/json"}

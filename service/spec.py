@@ -1,20 +1,13 @@
-"""A job as its user wrote it: every room's own part, composed, what can only be checked over all parts together, and
-the reading of it from YAML or JSON that a stranger sent.
-"""
+"""A job as its user wrote it: every room's own part, composed, and what can only be checked over all parts together."""
 
-import difflib
-import json
 from collections import Counter
-from collections.abc import Hashable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import PydanticSerializationError
 
 from grouping.config import GroupingConfig
 from grouping.links import check_links
-from service.errors import SpecError
+from service.reading import quoted, read_spec
 from workers.clip.config import BackboneConfig
 from workers.data.config import ExplicitSplit, FolderSource, ManifestSource, TaskConfig
 from workers.data.roots import DataRoots
@@ -24,9 +17,6 @@ from workers.training.config import ProfileConfig, TrainConfig
 
 Baseline = Literal["zero_shot", "alone", "all"]
 MAX_TASKS = 1000
-MAX_BYTES = 2**20  # a thousand tasks with a few dozen class names each fit; more belongs into manifests
-MAX_DEPTH = 32
-MAX_TOLD = 50
 
 
 class ResourcesConfig(Spec):
@@ -67,7 +57,7 @@ class JobSpec(Spec):
         twice = sorted(name for name, count in Counter(task.name for task in self.tasks).items() if count > 1)
         if twice:
             raise ValueError(
-                f"tasks: the name(s) {_quoted(twice)} are given more than once. Give every task its own name."
+                f"tasks: the name(s) {quoted(twice)} are given more than once. Give every task its own name."
             )
         return self
 
@@ -75,7 +65,7 @@ class JobSpec(Spec):
     def _baselines_are_unique(self) -> "JobSpec":
         twice = sorted(name for name, count in Counter(self.baselines).items() if count > 1)
         if twice:
-            raise ValueError(f"baselines: {_quoted(twice)} given more than once. Name every baseline once.")
+            raise ValueError(f"baselines: {quoted(twice)} given more than once. Name every baseline once.")
         return self
 
     @model_validator(mode="after")
@@ -94,7 +84,7 @@ class JobSpec(Spec):
         unfit = [task.name for task in self.tasks if task.kind not in kinds]
         if unfit:
             raise ValueError(
-                f"tasks: {_quoted(unfit)} given, but {self.method.kind} learns tasks of kind {' and '.join(kinds)} "
+                f"tasks: {quoted(unfit)} given, but {self.method.kind} learns tasks of kind {' and '.join(kinds)} "
                 "only. Choose another method, or leave them out."
             )
         return self
@@ -105,7 +95,7 @@ class JobSpec(Spec):
         retrieval = [task.name for task in self.tasks if task.kind == "retrieval"]
         if devices > 1 and retrieval:
             raise ValueError(
-                f"resources: devices_per_group={devices} given with retrieval tasks ({_quoted(retrieval)}), but the "
+                f"resources: devices_per_group={devices} given with retrieval tasks ({quoted(retrieval)}), but the "
                 "pairs of a batch are contrasted with each other on one device. Use 1, or a job of their own for them."
             )
         return self
@@ -121,7 +111,7 @@ class JobSpec(Spec):
             grouped = [name for name in type(self.method).sharings if name not in ("alone", "all")]
             instead = f", or set method.sharing to {' or '.join(grouped)}" if grouped else ""
             raise ValueError(
-                f"grouping: {_quoted(asked)} given, but method.{chosen} forms no groups and would ignore it. "
+                f"grouping: {quoted(asked)} given, but method.{chosen} forms no groups and would ignore it. "
                 f"Drop it{instead}."
             )
         return self
@@ -177,123 +167,4 @@ def check_roots(spec: JobSpec, roots: DataRoots) -> None:
 
 def parse_spec(source: str | bytes | dict) -> JobSpec:
     """Reads a job description: YAML or JSON text, or a dict read already.  SpecError names every fault at once."""
-    data = source if isinstance(source, dict) else _read(source)
-    try:
-        spec = JobSpec.model_validate(data)
-        spec.model_dump_json()
-        return spec
-    except PydanticSerializationError as error:  # a lone surrogate, which JSON can spell and no database can keep
-        raise SpecError("The job description holds half a character (a lone surrogate). Send whole Unicode.") from error
-    except ValidationError as error:
-        faults = error.errors(include_url=False)  # a default that another fault kept from being made is none
-        problems = tuple(_told(fault, data) for fault in faults if fault["type"] != "default_factory_not_called")
-        told = [f"- {path}: {problem}" if path else f"- {problem}" for path, problem in problems[:MAX_TOLD]]
-        lines = "\n".join(told + ["- and more"] * (len(problems) > MAX_TOLD))
-        raise SpecError(f"The job description has {len(problems)} fault(s):\n{lines}", problems[:MAX_TOLD]) from error
-
-
-class _Loader(yaml.CSafeLoader):
-    """Safe YAML that refuses a key given twice, instead of keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
-        if twice:
-            raise SpecError(f"The job description gives {_quoted(twice)} twice{node.start_mark}. Give every key once.")
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read(source: str | bytes) -> dict:
-    try:
-        text = source.decode() if isinstance(source, bytes) else source
-    except UnicodeDecodeError as error:
-        raise SpecError(f"The job description is not UTF-8 text ({error}). Send YAML or JSON.") from error
-    size = len(text.encode(errors="surrogatepass"))
-    if size > MAX_BYTES:
-        raise SpecError(
-            f"The job description has {size} bytes; at most {MAX_BYTES} are read. Move class lists into manifests."
-        )
-    data = _read_json(text) if text.lstrip().startswith("{") else None
-    if data is None:
-        data = _read_yaml(text)
-    if not isinstance(data, dict):
-        given = "nothing" if data is None else f"a {type(data).__name__}"
-        raise SpecError(
-            f"The job description holds {given}. Expected keys and values: name, backbone, tasks and so on."
-        )
-    return data
-
-
-def _read_json(text: str) -> Any:
-    """The value, or None where the text is not JSON (YAML may start with a brace, too)."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if twice:
-            raise SpecError(f"The job description gives {_quoted(twice)} twice. Give every key once.")
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except SpecError:
-        raise
-    except (RecursionError, ValueError):
-        return None
-
-
-def _read_yaml(text: str) -> Any:
-    """Aliases are refused (a few lines of them unfold into gigabytes), and so is nesting that no job has."""
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise SpecError(
-                    f"The job description uses a YAML alias (*{event.anchor}). Write the value out instead."
-                )
-            if getattr(event, "tag", None) is not None:
-                raise SpecError(f"The job description uses the YAML tag {event.tag!r:.60}. Write plain values.")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise SpecError(f"The job description nests more than {MAX_DEPTH} levels deep. A job needs about six.")
-        return yaml.load(text, Loader=_Loader)  # the loader is a safe one
-    except SpecError:
-        raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a date such as 2001-99-99 is a ValueError
-        raise SpecError(f"The job description is neither YAML nor JSON: {error}.") from error
-
-
-def _told(fault: Any, data: Any) -> tuple[str, str]:
-    """One pydantic fault as (path, sentence): what was given, what was expected, what to do."""
-    kind, value = fault["type"], fault["input"]
-    *parents, last = fault["loc"] or ("",)
-    path, here = "", data
-    for step in parents:  # union tags ('mmap', 'shots') stand in pydantic's path, but not in what the user wrote
-        if isinstance(here, dict) and step not in here:
-            continue
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-        here = here[step] if isinstance(here, dict) or (isinstance(here, list) and isinstance(step, int)) else None
-    named = isinstance(last, int) or kind in ("missing", "extra_forbidden") or (isinstance(here, dict) and last in here)
-    full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
-    full = full[:200].encode("utf-8", "backslashreplace").decode()
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(last)[:60], _ALL_KEYS, n=1)
-        return full, f"unknown key {last!r:.60}. " + (f"Did you mean {close[0]!r}?" if close else "Remove it.")
-    if kind == "missing":
-        return full, "missing. Add it."
-    message = fault["msg"].removeprefix("Value error, ")
-    if kind == "value_error" or (isinstance(value, dict | list) and len(repr(value)) > 80):
-        return full, message if message.endswith((".", "?")) else f"{message}."
-    return full, f"given {value!r:.80}; expected: {message}."
-
-
-def _keys(schema: Any) -> set[str]:
-    if isinstance(schema, dict):
-        return set(schema.get("properties", ())).union(*map(_keys, schema.values()))
-    return set().union(*map(_keys, schema)) if isinstance(schema, list) else set()
-
-
-_ALL_KEYS = sorted(_keys(JobSpec.model_json_schema()))
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+    return read_spec(JobSpec, source)

@@ -7,8 +7,8 @@ from api.app import create_app
 from api.problems import STATUS, status_of
 from service import errors
 from service.control_plane import ControlPlane
+from service.reading import MAX_BYTES
 from service.settings import Settings
-from service.spec import MAX_BYTES
 
 YAML = {"Content-Type": "application/yaml"}
 

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from service.errors import SpecError
-from service.spec import MAX_BYTES, check_roots, parse_spec, sharing_of, with_sharing
+from service.reading import MAX_BYTES
+from service.spec import check_roots, parse_spec, sharing_of, with_sharing
 from workers.data.roots import DataRoots
 from workers.methods.config import MethodConfig, Sharing
 
