@@ -14,10 +14,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
+from service.errors import CohortError
 from service.tables import metadata
 
 BUSY_MILLISECONDS = 30_000
@@ -53,7 +54,10 @@ class Database:
         return self._engine.dialect.name
 
     def create_schema(self) -> None:
-        """Creates the tables that are missing.  The control plane calls it, before any driver runs."""
+        """Creates the tables that are missing.  The control plane calls it, before any driver runs.
+
+        CohortError for a database of another version, whose tables are others.
+        """
         if self._sqlite:
             with self._engine.connect() as connection:
                 raw = connection.connection.dbapi_connection
@@ -63,6 +67,7 @@ class Database:
                 )  # stays with the file; outside of a transaction by SQLite's rules
         with self.write() as connection:
             metadata.create_all(connection)
+            _refuse_other_tables(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -87,6 +92,17 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _refuse_other_tables(connection: Connection) -> None:
+    known = inspect(connection)
+    for table in metadata.sorted_tables:
+        missing = set(table.columns.keys()) - {column["name"] for column in known.get_columns(table.name)}
+        if missing:
+            raise CohortError(
+                f"The database was made by another version of Cohort: its table {table.name!r} has no "
+                f"{', '.join(sorted(missing))}. Set COHORT_HOME, or COHORT_DATABASE_URL, to a new place."
+            )
 
 
 def _prepare(connection: Any, _record: Any) -> None:

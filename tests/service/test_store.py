@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from service.errors import BadCursor, IdempotencyConflict, IllegalMove, JobFinished, JobNotFound, PlanNotFound
+from service.errors import (
+    BadCursor,
+    CohortError,
+    IdempotencyConflict,
+    IllegalMove,
+    JobFinished,
+    JobNotFound,
+    PlanNotFound,
+)
 from service.spec import JobSpec, parse_spec
 from service.states import ACTIVE, ALLOWED_MOVES, TERMINAL, WAITING, Desired, JobState
 from service.store import ResultRow, Store
@@ -56,6 +64,14 @@ def test_a_job_comes_back_as_it_was_sent() -> None:
     assert store.get_job(job.id) == job
     assert (job.spec, job.state, job.desired, job.attempt) == (SPEC, JobState.QUEUED, Desired.RUN, 0)
     assert isinstance(job.spec, JobSpec)
+
+
+def test_a_database_of_another_version_is_refused_in_words(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    with store.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE results DROP COLUMN score")
+    with pytest.raises(CohortError, match="'results' has no score"):
+        store.create_schema()
 
 
 def test_unknown_jobs_are_not_found() -> None:
