@@ -51,6 +51,7 @@ class Blocks:
         self._blocks: Any = resblocks
         self._overrides = overrides
         self._branch = branch
+        self._cast: dict[str, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -119,8 +120,23 @@ class Blocks:
         return x if self._branch is None else self._branch(layer, name, x, rows)
 
     def _weight(self, layer: int, name: str, own: torch.Tensor) -> torch.Tensor:
-        override = self._overrides.get(f"transformer.resblocks.{layer}.{name}")
-        return own if override is None else override.to(own.dtype)
+        """The tower's own, or the override, cast once per pass however often it is used."""
+        name = f"transformer.resblocks.{layer}.{name}"
+        if name not in self._overrides:
+            return own
+        if name not in self._cast:
+            self._cast[name] = self._overrides[name].to(own.dtype)
+        return self._cast[name]
+
+
+def layer_norm_parameters(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters of all LayerNorms in a module."""
+    return frozenset(
+        f"{name}.{own}"
+        for name, norm in module.named_modules()
+        if isinstance(norm, nn.LayerNorm)
+        for own, _ in norm.named_parameters()
+    )
 
 
 def layer_norm(x: torch.Tensor, norm: Any, name: str, overrides: Mapping[str, torch.Tensor]) -> torch.Tensor:

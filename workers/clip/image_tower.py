@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from workers.clip.blocks import Blocks, attention, layer_norm
+from workers.clip.blocks import Blocks, attention, layer_norm, layer_norm_parameters
 from workers.clip.plain import run_plain_block
 from workers.clip.seam import NO_EDITS, Edits, Rows
 
@@ -22,6 +22,8 @@ class ImageTower:
         self._fast = fast
         self.width: int = visual.transformer.width
         self.layers: int = len(visual.transformer.resblocks)
+        self.num_heads: int = visual.transformer.resblocks[0].attn.num_heads
+        self.patch_size: int = visual.conv1.kernel_size[0]
         self.dtype: torch.dtype = visual.conv1.weight.dtype
 
     def __call__(
@@ -47,6 +49,14 @@ class ImageTower:
             return features
         beside = self._pool(edits.side.block(x, None, rows), edits).float()
         return edits.side.fuse(features, beside, rows)
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The tower's own tensors, by the names that overrides go by."""
+        return {name: parameter.detach() for name, parameter in self._visual.named_parameters()}
+
+    def layer_norms(self) -> frozenset[str]:
+        """Which of `parameters` belong to LayerNorms."""
+        return layer_norm_parameters(self._visual)
 
     def pre_norm(self, x: torch.Tensor) -> torch.Tensor:
         """The LayerNorm between embedding and first block, for tokens that are to stand before it."""

@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.clip.blocks import Blocks, attention, layer_norm
+from workers.clip.blocks import Blocks, attention, layer_norm, layer_norm_parameters
 from workers.clip.plain import run_plain_block
 from workers.clip.seam import NO_EDITS, Contexts, Edits, Rows
 from workers.clip.tokens import ClassList
+
+OWN = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
+"""The tower's parts; where they lie flat on the CLIP, the image tower and the temperature are beside them."""
 
 
 class TextTower:
@@ -33,6 +36,7 @@ class TextTower:
         self._is_causal = owner.attn_mask is not None and pool_type in ("argmax", "eos")
         self.width: int = owner.transformer.width
         self.layers: int = len(owner.transformer.resblocks)
+        self.num_heads: int = owner.transformer.resblocks[0].attn.num_heads
         self.context_length: int = owner.positional_embedding.shape[0]
         self.dtype: torch.dtype = owner.transformer.get_cast_dtype()
 
@@ -45,6 +49,10 @@ class TextTower:
         if self._pool_type == "last":  # the pooled position is the last of the padded context; words end before it
             return (ids_RL != 0).int().cumsum(dim=-1).argmax(dim=-1)
         return torch.zeros(len(ids_RL), dtype=torch.long)
+
+    def word_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """The frozen embeddings of token ids, fp32.  [...] -> [..., D]"""
+        return self._embed(ids, NO_EDITS).float()
 
     def __call__(
         self,
@@ -69,6 +77,15 @@ class TextTower:
             beside = self._pool(edits.side.block(x, mask, rows), end_R, edits)
             features = edits.side.fuse(features, self.project(beside, edits), rows)
         return list(features.split(counts))
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The tower's own tensors, by the names that overrides go by."""
+        named = self._owner.named_parameters()
+        return {name: parameter.detach() for name, parameter in named if name.split(".")[0] in OWN}
+
+    def layer_norms(self) -> frozenset[str]:
+        """Which of `parameters` belong to LayerNorms."""
+        return layer_norm_parameters(self._owner) & self.parameters().keys()
 
     def pooled(
         self, lists: Sequence[ClassList], edits: Edits, copies: list[int], *, plain: bool = False

@@ -3,9 +3,23 @@
 from collections.abc import Sequence
 
 from workers.clip.frozen import FrozenCLIP
-from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.methods.bitfit import BitFit
+from workers.methods.config import (
+    BitFitConfig,
+    FullFineTuningConfig,
+    LayerNormConfig,
+    LoRAConfig,
+    MethodConfig,
+    MmAPConfig,
+    ShortcutConfig,
+    ZeroShotConfig,
+)
+from workers.methods.full_fine_tuning import FullFineTuning
+from workers.methods.layer_norm import LayerNormTuning
+from workers.methods.lora import LoRA
 from workers.methods.method import Method, TaskInfo
 from workers.methods.mmap import MmAP
+from workers.methods.shortcut import Shortcut
 from workers.methods.zero_shot import ZeroShot
 
 
@@ -16,3 +30,13 @@ def build_method(config: MethodConfig, clip: FrozenCLIP, tasks: Sequence[TaskInf
             return ZeroShot(clip, tasks, config)
         case MmAPConfig():
             return MmAP(clip, tasks, config, seed=seed)
+        case BitFitConfig():
+            return BitFit(clip, tasks, config, seed=seed)
+        case LayerNormConfig():
+            return LayerNormTuning(clip, tasks, config, seed=seed)
+        case FullFineTuningConfig():
+            return FullFineTuning(clip, tasks, config, seed=seed)
+        case LoRAConfig():
+            return LoRA(clip, tasks, config, seed=seed)
+        case ShortcutConfig():
+            return Shortcut(clip, tasks, config, seed=seed)

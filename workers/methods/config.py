@@ -7,7 +7,23 @@ from pydantic import Field
 from workers.methods.base_config import Sharing
 from workers.methods.feature_config import ZeroShotConfig
 from workers.methods.prompt_config import MmAPConfig, paper_budget
+from workers.methods.shortcut_config import ShortcutConfig
+from workers.methods.weight_config import BitFitConfig, FullFineTuningConfig, LayerNormConfig, LoRAConfig
 
-MethodConfig = Annotated[ZeroShotConfig | MmAPConfig, Field(discriminator="kind")]
+MethodConfig = Annotated[
+    ZeroShotConfig | MmAPConfig | BitFitConfig | LayerNormConfig | FullFineTuningConfig | LoRAConfig | ShortcutConfig,
+    Field(discriminator="kind"),
+]
 
-__all__ = ["MethodConfig", "MmAPConfig", "Sharing", "ZeroShotConfig", "paper_budget"]
+__all__ = [
+    "BitFitConfig",
+    "FullFineTuningConfig",
+    "LayerNormConfig",
+    "LoRAConfig",
+    "MethodConfig",
+    "MmAPConfig",
+    "Sharing",
+    "ShortcutConfig",
+    "ZeroShotConfig",
+    "paper_budget",
+]

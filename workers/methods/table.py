@@ -1,7 +1,17 @@
 """The table of methods: what each trains on a given backbone, without loading weights.  `cohort methods` prints it."""
 
 from workers.clip.shape import backbone_shape
-from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig, paper_budget
+from workers.methods.config import (
+    BitFitConfig,
+    FullFineTuningConfig,
+    LayerNormConfig,
+    LoRAConfig,
+    MethodConfig,
+    MmAPConfig,
+    ShortcutConfig,
+    ZeroShotConfig,
+    paper_budget,
+)
 from workers.methods.counts import count_parameters
 
 
@@ -40,4 +50,17 @@ def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
     if layers >= 9:
         for sharing in MmAPConfig.sharings:
             table.append(("mmap", "paper_budget", paper_budget(sharing)))
+    for sharing in BitFitConfig.sharings:
+        table.append(("bitfit", "default", BitFitConfig(sharing=sharing)))
+        table.append(("bitfit", "no_layer_norms", BitFitConfig(sharing=sharing, layer_norms=False)))
+    for sharing in LayerNormConfig.sharings:
+        table.append(("layer_norm", "default", LayerNormConfig(sharing=sharing)))
+    for sharing in FullFineTuningConfig.sharings:
+        table.append(("full_fine_tuning", "default", FullFineTuningConfig(sharing=sharing)))
+    for sharing in LoRAConfig.sharings:
+        table.append(("lora", "default", LoRAConfig(sharing=sharing)))
+        table.append(("lora", "rank_8", LoRAConfig(sharing=sharing, rank=8)))
+    for sharing in ShortcutConfig.sharings:
+        table.append(("shortcut", "default", ShortcutConfig(sharing=sharing)))
+        table.append(("shortcut", "lite", ShortcutConfig(sharing=sharing, lite=True)))
     return table

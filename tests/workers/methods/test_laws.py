@@ -66,6 +66,17 @@ SMALL: dict[str, list[Small]] = {
         Small({"num_tokens": 2, "modality": "text"}, ("alone", "grouped+task")),
         Small({"num_tokens": 2, "modality": "vision"}, ("alone", "grouped+task")),
     ],
+    "bitfit": [
+        Small(identity=True, random=False),
+        Small({"layer_norms": False}, ("all",), identity=True, random=False),
+    ],
+    "layer_norm": [Small(identity=True, random=False)],
+    "full_fine_tuning": [Small(identity=True, random=False)],
+    "lora": [
+        Small({"rank": 2}, identity=True),
+        Small({"rank": 1, "targets": ("key",), "biases": True}, ("alone", "grouped+task"), identity=True),
+    ],
+    "shortcut": [Small(identity=True), Small({"lite": True}, identity=True)],
 }
 
 CONFIG = TrainConfig(max_steps=4, batch_size=4, warmup_epochs=0, augment=None, validations=1)
@@ -399,10 +410,8 @@ def test_tasks_of_other_kinds_train_and_score(
         if kind not in case.config.kinds:
             with pytest.raises(ValueError, match=f"is of kind {kind}"):
                 build_method(case.config, tiny_clip, _infos({kind: of_kind[kind]}), seed=0)
-    if case.small.tasks != Small.tasks:  # a group of this case has one class list
-        groups = [(kind,) for kind in case.kinds]
-    else:
-        groups = [case.kinds]
+    one_class_list = case.small.tasks != Small.tasks
+    groups = [(kind,) for kind in case.kinds] if one_class_list else [case.kinds]
     for kinds in groups:
         data = {of_kind[kind].name: of_kind[kind] for kind in kinds}
         work = GroupWork("-".join(kinds), tuple(data), case.config, tmp_path / "-".join(kinds))
