@@ -65,7 +65,16 @@ def execute(
             return {"signatures": str(path)}
         case PassWork():
             groups = [GroupWork(u.id, u.tasks, u.method, work.directories[u.id]) for u in work.groups]
-            results = train(clip, groups, data, work.training, should_stop=should_stop, report=report, ranks=ranks)
+            results = train(
+                clip,
+                groups,
+                data,
+                work.training,
+                should_stop=should_stop,
+                report=report,
+                ranks=ranks,
+                evaluate=work.evaluate,
+            )
             return {"groups": sorted(results)}
         case _:
             assert_never(work)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.launcher import Launcher, Running
+from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, Work
 from workers.training.results import Progress
 
@@ -81,6 +82,12 @@ class InlineLauncher(Launcher):
                 f"devices_per_group={devices}: running in this process has one device. Use 1, or run the job on Ray."
             )
         return 1
+
+    def check_search(self, search: SearchConfig) -> None:
+        raise ValueError(
+            "search: hyper-parameters are searched with Ray Tune, and this job runs in one process without Ray. "
+            "Run it on Ray (`cohort up`, then `cohort submit`), or set search to null."
+        )
 
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
         """Nothing to do: nobody looks into this process from outside."""

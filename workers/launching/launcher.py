@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from workers.launching.board import Update
+from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, Work
 
 
@@ -43,6 +44,10 @@ class Launcher(ABC):
     @abstractmethod
     def capacity(self, devices: int = 1) -> int:
         """How many works that span `devices` devices each can run at the same time.  ValueError where none ever can."""
+
+    @abstractmethod
+    def check_search(self, search: SearchConfig) -> None:
+        """ValueError where this launcher cannot run such a search."""
 
     @abstractmethod
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+MAX_IMAGES_PER_STEP = 4096
+"""Images in one forward pass of several groups; a group that alone has more runs by itself."""
+
 
 class Packable(Protocol):
     """What packing needs to know of a group."""

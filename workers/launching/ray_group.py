@@ -64,11 +64,11 @@ class Group:
         }
 
     def request_stop(self) -> None:
-        """Asks the ranks of a group over several devices to checkpoint and end."""
+        """Asks the ranks of a group over several devices, or the trials of a search, to checkpoint and end."""
         self._stop_requested = True
 
     def stop_requested(self) -> bool:
-        """Asked by the ranks."""
+        """Asked by the ranks, and by the trials."""
         return self._stop_requested
 
     def run_ranks(self, work: Any, device: str) -> Outcome:
@@ -78,6 +78,19 @@ class Group:
         """
         self._stop_requested = False
         return importlib.import_module("workers.launching.ray_train").train_on_ranks(work, self.job, self.group, device)
+
+    def run_search(self, work: Any, device: str, resources: dict[str, float], max_concurrent: int) -> Outcome:
+        """Searches hyper-parameters with Ray Tune, started from here; `work` is a SearchWork."""
+        self._stop_requested = False
+        return importlib.import_module("workers.launching.ray_search").search(
+            work,
+            device=device,
+            resources=resources,
+            max_concurrent=max_concurrent,
+            stop_requested=self.stop_requested,
+            request_stop=self.request_stop,
+            log=self.log,
+        )
 
     def _tags(self, task: str) -> dict[str, str]:
         return {"job": self.job, "group": self.group, "task": task}

@@ -4,6 +4,7 @@ Everything started here belongs to the driver's Ray job and ends with it.  A gro
 its own actor, which starts a Ray Train run; all other works go to device workers that keep their backbone.
 """
 
+import importlib.util
 import itertools
 import time
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from workers.launching.board import Outcome, Update
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
-from workers.launching.work import GroupUnit, Work
+from workers.launching.search_config import SearchConfig
+from workers.launching.work import GroupUnit, SearchWork, Work
 from workers.training.results import Progress
 
 Actor = Any
@@ -170,12 +172,21 @@ class RayLauncher(Launcher):
             return workers_on_gpus(present, self._gpus_per_worker)
         return max(1, min(self._max_device_workers, int(present / self.num_threads)))
 
+    def check_search(self, search: SearchConfig) -> None:
+        if search.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
+            raise ValueError(
+                "search: searcher=optuna, but Optuna is not installed where jobs run. Install it there "
+                "(pip install optuna), or use searcher: random."
+            )
+
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
         for unit in groups:
             if unit.id not in self._groups:
                 self._groups[unit.id] = _create_group(job, attempt, unit, devices)
 
     def start(self, work: Work) -> RayRunning:
+        if isinstance(work, SearchWork):
+            return self._start_search(work)
         if work.devices == 1:
             self._warm_up()  # before the groups' actors, which can wait: nothing computes until a worker is there
         self.announce(work.job, work.attempt, work.groups, devices=work.devices)
@@ -206,14 +217,32 @@ class RayLauncher(Launcher):
 
     def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
         assert len(groups) == 1, "a work over several devices holds one group"
-        self._collect_idle()
-        for worker in self._idle:  # their devices are needed by the ranks
-            ray.kill(worker.actor)
-        self._idle = []
+        self._release_idle()  # their devices are needed by the ranks
         (group,) = groups.values()
         running = RayRunning(work, f"{work.devices} {self._device} ranks", groups)
         running.runs_on(group.run_ranks.remote(work, self._device), group.request_stop.remote)
         return running
+
+    def _start_search(self, work: SearchWork) -> RayRunning:
+        """Trials are processes of Ray Tune's, each with what a device worker has; idle workers make room for them."""
+        self.announce(work.job, work.attempt, work.groups)
+        self._release_idle()
+        (unit,) = work.groups
+        group = self._groups[unit.id]
+        at_once = min(work.search.max_concurrent or self.capacity(), self.capacity())
+        resources: dict[str, float] = {"cpu": self.num_threads}
+        if self._device == "cuda":
+            resources["gpu"] = self._gpus_per_worker
+        running = RayRunning(work, f"{at_once} {self._device} trial(s) at a time", {unit.id: group})
+        running.runs_on(group.run_search.remote(work, self._device, resources, at_once), group.request_stop.remote)
+        return running
+
+    def _release_idle(self) -> None:
+        """Ends the workers that have nothing to do; the next work for a worker starts them anew."""
+        self._collect_idle()
+        for worker in self._idle:
+            ray.kill(worker.actor)
+        self._idle, self._is_warm = [], False
 
     def _warm_up(self) -> None:
         """Lets every worker start while the first one works, so that training finds them with torch loaded."""
@@ -284,9 +313,10 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
     """One named actor.  Creating it is the fence: Ray refuses a name that is taken."""
     name = group_actor_name(job, unit.id)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "name": name, "namespace": NAMESPACE}
-    if devices > 1:
-        # run_ranks blocks one slot while the ranks report and the driver takes; Ray Train reads these when it starts,
-        # and its default of one look at the ranks every two seconds is slow beside a prompt's training
+    if devices > 1 or unit.kind == "search":
+        # run_ranks and run_search block one slot while others report and the driver takes; Ray Train and Tune read
+        # these when they start, and Train's default of one look at the ranks every two seconds is slow beside a
+        # prompt's training
         options["max_concurrency"] = 8
         options["runtime_env"] = {
             "env_vars": {

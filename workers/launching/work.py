@@ -12,11 +12,12 @@ from typing import Literal
 from workers.clip.config import BackboneConfig
 from workers.data.config import TaskConfig
 from workers.data.roots import DataRoots
+from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
 
-Kind = Literal["validate", "shared", "plan", "all", "alone", "zero_shot"]
-"""What a group is for: two stages of one unit each, the plan's groups, and the three baselines."""
+Kind = Literal["validate", "shared", "search", "plan", "all", "alone", "zero_shot"]
+"""What a group is for: stages of one unit each, the plan's groups, and the three baselines."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,46 @@ class PassWork(Work):
 
     training: TrainConfig
     directories: Mapping[str, Path]
+    evaluate: Literal["test", "validation"] = "test"
+    """`validation`: a trial of a search, which leaves no result and never looks at test images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchWork(Work):
+    """Trains the same groups under one setting after another and scores each on validation images.
+
+    Its one unit stands for the search; every trial's record goes to `directory`.
+    """
+
+    search: SearchConfig
+    scope: str
+    """`job`, or the one group that is searched for: names the trials."""
+    members: Mapping[str, tuple[str, ...]]
+    """Group -> tasks: what a trial trains."""
+    num_train: Mapping[str, int]
+    """Task -> training images, for every task of the job."""
+    method: MethodConfig
+    training: TrainConfig
+    directory: Path
+
+
+def num_steps(training: TrainConfig, num_train: Mapping[str, int]) -> int:
+    """Optimiser steps of every unit of a job: as many as `epochs` passes over its longest task take."""
+    if training.max_steps is not None:
+        return training.max_steps
+    return training.epochs * max(-(-count // training.batch_size) for count in num_train.values())
+
+
+def train_unit(
+    id: str,
+    kind: Kind,
+    tasks: tuple[str, ...],
+    method: MethodConfig,
+    training: TrainConfig,
+    num_train: Mapping[str, int],
+) -> GroupUnit:
+    """A unit of a job with the steps and images it takes; none where the method takes no steps."""
+    if not method.trains:
+        return GroupUnit(id, kind, tasks, method)
+    images = sum(min(training.batch_size, num_train[task]) for task in tasks)
+    return GroupUnit(id, kind, tasks, method, num_steps(training, num_train), images)
