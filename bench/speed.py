@@ -1,6 +1,8 @@
 """How fast a training step is, as ratios to the image tower's own forward and activation backward (the yardstick).
 
-    python -m bench.speed [--precision fp32 bf16] [--rounds 3] [--model ViT-B-16]
+    python -m bench.speed [--precision fp32 bf16] [--rounds 3] [--model ViT-B-16] [--methods]
+
+With `--methods` one step of every method that trains inside the towers is measured instead of MmAP in all its parts.
 
 Every round runs all contestants one after the other, so a machine that slows down slows all of them; the median of the
 rounds' ratios is reported.  Weights are random: speed does not depend on them.
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from bench.record import write_record
 from workers.clip.blocks import Blocks, attention
@@ -25,7 +28,7 @@ from workers.clip.scratch import new_tokenizer
 from workers.clip.seam import Rows
 from workers.clip.text_tower import TextTower
 from workers.data.dataset import ImageSet, TaskData
-from workers.methods.config import MmAPConfig
+from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.batches import draw_batch
 from workers.training.config import TrainConfig
 from workers.training.distributed import Ranks
@@ -47,7 +50,14 @@ TARGETS = {
     "mmap step, 126 classes x 4 images": {"fp32": 1.6, "bf16": 1.8},
     "signatures of 8 tasks / joint step": 1.15,
     "two groups / one group": 1.1,
+    "prompt methods' steps": 1.3,
+    "adapters' steps": 1.6,
 }
+
+
+PROMPTS = ("coop", "vpt", "vl_prompts", "maple", "mmap")
+ADAPTERS = ("adapter", "cavl_adapter", "hyperformer", "compacter", "lora", "shortcut")
+OTHERS = ("bitfit", "layer_norm", "full_fine_tuning")
 
 
 def main() -> None:
@@ -57,13 +67,15 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--methods", action="store_true")
     arguments = parser.parse_args()
     for precision in arguments.precision:
         torch.manual_seed(0)
         config = BackboneConfig(model=arguments.model, pretrained="random", precision=precision)
         clip = freeze(create_untrained(arguments.model), new_tokenizer(77), config, device=arguments.device)
-        ratios = measure(clip, arguments.rounds)
-        _write(f"speed-{arguments.device}-{precision}", arguments.model, precision, arguments.rounds, ratios)
+        measured = measure_methods if arguments.methods else measure
+        name = f"speed{'-methods' * arguments.methods}-{arguments.device}-{precision}"
+        _write(name, arguments, precision, measured(clip, arguments.rounds))
 
 
 def measure(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
@@ -87,6 +99,17 @@ def measure(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
     return ratios
 
 
+def measure_methods(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
+    """One step of every method at 65 classes x 16 images, four tasks that share it, as a ratio to the yardstick."""
+    data = _tasks(clip, 4, 65, 16, shared_classes=True)
+    contestants = {"yardstick": _yardstick(clip, 64)}
+    for kind in (*PROMPTS, *ADAPTERS, *OTHERS):
+        config = TypeAdapter(MethodConfig).validate_python({"kind": kind, "sharing": "all"})
+        contestants[kind] = _joint_step(clip, data, 16, config)
+    times = _race(clip, contestants, rounds)
+    return {f"{kind} step": _ratio(times, kind, "yardstick") for kind in contestants if kind != "yardstick"}
+
+
 def _tasks(clip: FrozenCLIP, num: int, classes: int, images: int, *, shared_classes: bool) -> dict[str, TaskData]:
     names = [f"{adjective}{noun}" for adjective in ADJECTIVES for noun in NOUNS.replace("\n", " ").split(", ")]
     rng = np.random.default_rng(0)
@@ -105,7 +128,7 @@ def _tasks(clip: FrozenCLIP, num: int, classes: int, images: int, *, shared_clas
 
 
 def _joint_step(
-    clip: FrozenCLIP, data: dict[str, TaskData], images: int, method: MmAPConfig | None = None, *, groups: int = 1
+    clip: FrozenCLIP, data: dict[str, TaskData], images: int, method: MethodConfig | None = None, *, groups: int = 1
 ) -> Callable[[], None]:
     """One real training step, optimiser included."""
     config = TrainConfig(batch_size=images, max_steps=10_000, augment=None)
@@ -179,8 +202,9 @@ def _ratio(times: dict[str, list[float]], above: str, below: str) -> float:
     return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
 
-def _write(name: str, model: str, precision: str, rounds: int, ratios: dict[str, float]) -> None:
-    command = f"python -m bench.speed --model {model} --precision {precision} --rounds {rounds}"
+def _write(name: str, arguments: argparse.Namespace, precision: str, ratios: dict[str, float]) -> None:
+    command = f"python -m bench.speed --model {arguments.model} --precision {precision} --rounds {arguments.rounds}"
+    command += " --methods" * arguments.methods
     write_record(
         name, command, {"targets": TARGETS, "ratios": {label: round(value, 3) for label, value in ratios.items()}}
     )
