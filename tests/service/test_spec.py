@@ -146,9 +146,17 @@ def test_a_job_is_compared_with_what_its_method_defines(method: dict, baselines:
     assert parse_spec({**JOB, "method": method, "baselines": []}).baselines == ()
 
 
-def test_a_baseline_that_the_method_does_not_define_is_refused_with_the_reason() -> None:
-    with pytest.raises(SpecError, match="baselines: 'all' given, but zero_shot has nothing that tasks could share"):
-        parse_spec({**JOB, "method": {"kind": "zero_shot"}, "baselines": ["zero_shot", "all"]})
+@pytest.mark.parametrize(
+    ("method", "baseline", "reason"),
+    [
+        ("zero_shot", "all", "zero_shot has nothing that tasks could share"),
+        ("linear_probe", "all", "sharing=all is not defined for linear_probe"),
+    ],
+)
+def test_a_baseline_that_the_method_does_not_define_is_refused_with_the_reason(method, baseline, reason) -> None:
+    with pytest.raises(SpecError, match=rf"baselines: '{baseline}' given, but {reason}.*Drop the baseline\."):
+        parse_spec({**JOB, "method": {"kind": method}, "baselines": ["zero_shot", baseline]})
+    assert baseline not in parse_spec({**JOB, "method": {"kind": method}}).baselines
 
 
 def test_a_fault_elsewhere_is_not_told_a_second_time_of_the_baselines() -> None:

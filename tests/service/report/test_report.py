@@ -180,6 +180,18 @@ def test_transfer_difficulty_is_guessing_over_zero_shot_accuracy(
     assert score.transfer_difficulty == (None if difficulty is None else pytest.approx(difficulty))
 
 
+def test_taskres_has_the_transfer_difficulty_beside_the_length_of_its_residuals(job_of: JobOf):
+    inputs = job_of(2, origin="alone", method={"kind": "taskres"}, baselines=["zero_shot"])
+    first, second = inputs.scores
+    scores = [
+        replace(first, zero_shot=0.5, details={"residual_norm": 0.25}),
+        replace(second, zero_shot=None, details={"residual_norm": 0.75}),
+    ]
+    text = Document(render_report(replace(inputs, scores=scores))).text
+    row = f"Task Transfer difficulty residual norm {first.task} 0.667 0.25 {second.task} – 0.75 "
+    assert row in text
+
+
 def test_difference_that_rounds_to_nothing_has_no_sign(job_of: JobOf):
     inputs = job_of(1)
     score = replace(inputs.scores[0], grouped=0.5, alone=0.5002, zero_shot=0.4998, all=0.5)
