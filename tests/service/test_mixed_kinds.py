@@ -105,3 +105,15 @@ def test_a_bundle_answers_as_the_kind_of_its_task_asks(
     assert "is a retrieval task" in refused.output
     assert "rank(images, texts)" in refused.output
     assert json.loads(predict("art", image, "--json").output)[0]["class"] in ("red", "green", "blue")
+
+
+def test_what_a_method_says_of_its_tasks_reaches_the_report(
+    make_world: Callable[..., World], make_spec: Callable[..., JobSpec]
+) -> None:
+    world = make_world()
+    job = world.submit(make_spec(method={"kind": "taskres"}))
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    assert {row.baseline for row in world.store.results(job)} == {None, "zero_shot", "alone"}
+    report = (world.folder(job) / "bundle" / "report.html").read_text()
+    assert "Transfer difficulty" in report
+    assert "residual norm" in report
