@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from grouping.config import GroupingConfig
 from grouping.decision import Decision, decide
 from grouping.links import check_links, fuse
+from grouping.measurement import Measurement, TaskFacts, check_names, measure
 from grouping.reasons import (
     PlanGroup,
     TaskReason,
@@ -25,7 +26,7 @@ from grouping.reasons import (
     leaf_order,
     summarise,
 )
-from grouping.similarity import Similarity, cross_fit, mean_cosine, unusable_tasks
+from grouping.similarity import Similarity, cross_fitted, plain_cosine
 
 
 class SecondOpinion(BaseModel):
@@ -78,22 +79,23 @@ class Plan(BaseModel):
     settings: GroupingConfig
 
 
-def make_plan(gradients: np.ndarray, task_names: Sequence[str], config: GroupingConfig) -> Plan:
+def make_plan(
+    gradients: np.ndarray, task_names: Sequence[str], config: GroupingConfig, *, facts: TaskFacts | None = None
+) -> Plan:
     """The plan for these signatures.  [snapshots, microbatches, tasks, params]
 
     Raises ValueError where shapes and names do not fit, or where the config demands what cannot be.
     """
-    names = list(task_names)
-    gradients = np.asarray(gradients)
-    _check(gradients, names)
+    return plan_from(measure(gradients, task_names, facts), config)
+
+
+def plan_from(measurement: Measurement, config: GroupingConfig) -> Plan:
+    """The plan from what was measured before: the way of every what-if."""
+    names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
     check_links(config, names)
-    bad = {names[task]: reason for task, reason in unusable_tasks(gradients).items()}
-    usable = sorted(name for name in names if name not in bad)
     if not usable:
         return _unmeasured(names, config, bad)
-    positions = [names.index(name) for name in usable]
-    measure = cross_fit if config.similarity == "cross_fit" else mean_cosine
-    measured = measure(gradients[:, :, positions])
+    measured = cross_fitted(measurement) if config.similarity == "cross_fit" else plain_cosine(measurement)
     # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
     units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
     decision = decide(measured, usable, units, config)
@@ -122,7 +124,7 @@ def make_plan(gradients: np.ndarray, task_names: Sequence[str], config: Grouping
 def trivial_plan(task_names: Sequence[str], origin: Literal["alone", "all"]) -> Plan:
     """The plan of a job that asked for no grouping: every task alone, or all in one group."""
     names = list(task_names)
-    _check_names(names)
+    check_names(names)
     members = [sorted(names)] if origin == "all" else [[name] for name in sorted(names)]
     groups = {f"g{number}": tasks for number, tasks in enumerate(members, start=1)}
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
@@ -155,30 +157,6 @@ def trivial_plan(task_names: Sequence[str], origin: Literal["alone", "all"]) -> 
         excluded={},
         settings=GroupingConfig(),
     )
-
-
-def _check_names(names: list[str]) -> None:
-    if not names:
-        raise ValueError("A plan needs at least one task, and no task name was given.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"Task names must differ, and {', '.join(map(repr, twice))} appears more than once.")
-
-
-def _check(gradients: np.ndarray, names: list[str]) -> None:
-    _check_names(names)
-    if gradients.ndim != 4 or min(gradients.shape) < 1:
-        raise ValueError(
-            f"Gradients have shape {gradients.shape}; "
-            "expected [snapshots, microbatches, tasks, params], none of them 0."
-        )
-    if not np.issubdtype(gradients.dtype, np.floating):
-        raise ValueError(f"Gradients are {gradients.dtype}; expected floating point numbers.")
-    if gradients.shape[2] != len(names):
-        raise ValueError(
-            f"Gradients hold {gradients.shape[2]} tasks (shape {gradients.shape}), but {len(names)} names were given. "
-            "Their third axis must follow the names."
-        )
 
 
 def _name_groups(members: list[list[str]], bad: dict[str, str]) -> dict[str, list[str]]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from grouping.similarity import cross_fit, mean_cosine, unusable_tasks
+from grouping.grams import unusable_tasks
+from grouping.similarity import cross_fit, mean_cosine
 from tests.grouping.planted import planted
 
 
