@@ -98,7 +98,8 @@ class Bundle:
     def _info(self, task: str) -> TaskInfo:
         described = self.manifest["tasks"][self.tasks.index(task)]
         kind = described.get("kind", "classification")  # bundles of the first version hold no other
-        return TaskInfo(task, tuple(described["class_names"]), described["template"], kind)
+        names = tuple(described["class_names"])
+        return TaskInfo(task, names, described["template"], kind, described.get("num_train", 0))
 
     def verify(self) -> None:
         """Checks the sha256 of every file; ValueError names the first that is missing or damaged."""

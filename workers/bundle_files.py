@@ -33,6 +33,8 @@ class BundleTask:
     fingerprint: str
     """Of its dataset."""
     kind: TaskKind = "classification"
+    num_train: int = 0
+    """Training images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def write_bundle(
         "backbone": backbone.model_dump(),
         "tasks": [
             {"name": task.name, "class_names": task.class_names, "template": task.template, "group": task.group}
-            | {"fingerprint": task.fingerprint, "kind": task.kind}
+            | {"fingerprint": task.fingerprint, "kind": task.kind, "num_train": task.num_train}
             for task in tasks
         ],
         "groups": [

@@ -59,6 +59,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
                 group,
                 found[task]["fingerprint"],
                 found[task]["kind"],
+                found[task]["num_train"],
             )
             for task, group in served.items()
         ],

@@ -54,6 +54,10 @@ class MethodSpec(Spec):
         """Numbers in one parameter set: what one group, or one task, trains.  `num_classes` of one task."""
         return 0
 
+    def per_train_image(self, shape: BackboneShape) -> int:
+        """Numbers trained for every training image, beside the parameter sets; they are shared as those are."""
+        return 0
+
     def sizes(self, shape: BackboneShape, num_classes: int) -> tuple[int, int]:
         """Numbers that a group shares, and numbers that each of its tasks has of its own."""
         one = self.one_set(shape, num_classes)

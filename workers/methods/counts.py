@@ -6,17 +6,20 @@ from workers.methods.config import MethodConfig
 
 
 def count_parameters(
-    config: MethodConfig, shape: BackboneShape, *, num_classes: int, num_tasks: int, num_groups: int
+    config: MethodConfig, shape: BackboneShape, *, num_classes: int, num_tasks: int, num_groups: int, num_train: int = 0
 ) -> dict[str, int]:
     """Trained numbers of a whole job: `group_shared` (all groups), `task_specific` (all tasks) and `total`.
 
-    With `sharing: all` there is one group whatever `num_groups` says.
+    With `sharing: all` there is one group whatever `num_groups` says.  `num_train` is the number of training images of
+    a task, for a method that trains something for each.
     """
     sharing: Sharing | None = getattr(config, "sharing", None)
     shared, own = config.sizes(shape, num_classes)
     group_shared = shared * (1 if sharing == "all" else num_groups)
-    return {
-        "group_shared": group_shared,
-        "task_specific": num_tasks * own,
-        "total": group_shared + num_tasks * own,
-    }
+    task_specific = num_tasks * own
+    of_images = num_tasks * num_train * config.per_train_image(shape)
+    if sharing in ("all", "grouped"):
+        group_shared += of_images
+    else:
+        task_specific += of_images
+    return {"group_shared": group_shared, "task_specific": task_specific, "total": group_shared + task_specific}

@@ -12,3 +12,8 @@ class FeatureMethod(Method):
     def edits(self, tasks: Sequence[str]) -> TowerEdits:
         """Nothing."""
         return TowerEdits(image=NO_EDITS, text=NO_EDITS, copies=(0,) * len(tasks))
+
+    def templates(self, task: str) -> tuple[str, ...]:
+        """The config's, averaged; the task's own if there are none, and for captions."""
+        given: tuple[str, ...] = getattr(self.config, "templates", ())
+        return given if given and self.infos[task].kind != "retrieval" else super().templates(task)

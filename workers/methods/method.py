@@ -30,6 +30,8 @@ class TaskInfo:
     """Empty for a retrieval task, whose texts are its captions."""
     template: str
     kind: TaskKind = "classification"
+    num_train: int = 0
+    """Training images, for a method whose size depends on them."""
 
 
 class TaskFeatures(Protocol):
@@ -113,9 +115,16 @@ class Method(ABC):
         """Class features of several templates as one, [templates, K, E] -> [K, E]: the mean of their directions."""
         return features_TKE[0] if len(features_TKE) == 1 else F.normalize(features_TKE, dim=-1).mean(dim=0)
 
+    def adapt(
+        self, task: str, image_features: torch.Tensor, text_features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the cosines of a task are taken of.  [B, E] and [K, E], not normalised -> the same."""
+        return image_features, text_features
+
     def logits(self, task: str, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Class logits in fp32.  [B, E] and [K, E], not normalised -> [B, K]."""
-        cosine = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
+        images, texts = self.adapt(task, image_features, text_features)
+        cosine = F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
         return self.clip.logit_scale * cosine + self.clip.logit_bias
 
     def task_logits(self, task: str, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:

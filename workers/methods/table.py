@@ -3,33 +3,41 @@
 from workers.clip.shape import backbone_shape
 from workers.methods.config import (
     BitFitConfig,
+    CLIPAdapterConfig,
     FullFineTuningConfig,
     LayerNormConfig,
+    LinearProbeConfig,
     LoRAConfig,
     MethodConfig,
     MmAPConfig,
     ShortcutConfig,
+    TaskResConfig,
+    TipAdapterConfig,
+    TipAdapterFConfig,
     ZeroShotConfig,
     paper_budget,
 )
 from workers.methods.counts import count_parameters
 
 
-def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
+def rows(backbone: str, *, classes: int, tasks: int, groups: int, shots: int = 6) -> list[dict]:
     """One row per method, setting and sharing: `method`, `setting`, `sharing`, `group_shared`, `task_specific`,
     `total`, `per_task` (total / tasks) and `percent` of the backbone's parameters.
 
-    `classes` is the number of classes of a task; methods whose size does not depend on it ignore it.
+    `classes` is the number of classes of a task; methods whose size does not depend on it ignore it.  `shots` are the
+    training images of a class, for a method that trains something for each image.
     """
-    for name, value in (("classes", classes), ("tasks", tasks), ("groups", groups)):
+    for name, value in (("classes", classes), ("tasks", tasks), ("groups", groups), ("shots", shots)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     if groups > tasks:
         raise ValueError(f"groups={groups} exceeds tasks={tasks}. Use at most {tasks}.")
     shape = backbone_shape(backbone)
     table = []
-    for method, setting, config in _settings(shape.layers):
-        counts = count_parameters(config, shape, num_classes=classes, num_tasks=tasks, num_groups=groups)
+    for method, setting, config in _settings(shape.layers, shots):
+        counts = count_parameters(
+            config, shape, num_classes=classes, num_tasks=tasks, num_groups=groups, num_train=classes * shots
+        )
         table.append(
             {
                 "method": method,
@@ -43,7 +51,7 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int) -> list[dict]:
     return table
 
 
-def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
+def _settings(layers: int, shots: int) -> list[tuple[str, str, MethodConfig]]:
     table: list[tuple[str, str, MethodConfig]] = [("zero_shot", "default", ZeroShotConfig())]
     for sharing in MmAPConfig.sharings:
         table.append(("mmap", "default", MmAPConfig(sharing=sharing)))
@@ -63,4 +71,12 @@ def _settings(layers: int) -> list[tuple[str, str, MethodConfig]]:
     for sharing in ShortcutConfig.sharings:
         table.append(("shortcut", "default", ShortcutConfig(sharing=sharing)))
         table.append(("shortcut", "lite", ShortcutConfig(sharing=sharing, lite=True)))
+    table.append(("linear_probe", "default", LinearProbeConfig()))
+    table.append(("taskres", "default", TaskResConfig()))
+    for sharing in CLIPAdapterConfig.sharings:
+        table.append(("clip_adapter", "vision", CLIPAdapterConfig(sharing=sharing)))
+        table.append(("clip_adapter", "both", CLIPAdapterConfig(sharing=sharing, modality="both")))
+    for sharing in TipAdapterConfig.sharings:
+        table.append(("tip_adapter", "default", TipAdapterConfig(sharing=sharing)))
+        table.append(("tip_adapter_f", f"{shots}_shots", TipAdapterFConfig(sharing=sharing)))
     return table

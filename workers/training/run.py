@@ -54,13 +54,17 @@ class GroupRun:
         config: TrainConfig,
         lists: ClassLists,
         features: FeatureCache,
+        check: Callable[[], None] = lambda: None,
     ):
         self.work = work
         self.data = {task: data[task] for task in work.tasks}
         self.config = config = decide(config, work.method)
-        infos = [TaskInfo(task.name, task.class_names, task.template, task.kind) for task in self.data.values()]
+        infos = [
+            TaskInfo(task.name, task.class_names, task.template, task.kind, len(task.train.labels))
+            for task in self.data.values()
+        ]
         self.method: Method = build_method(work.method, clip, infos, seed=config.seed)
-        self.features = task_features(features, lists, self.method, self.data, config)
+        self.features = task_features(features, lists, self.method, self.data, config, check)
         self.epoch_steps = steps_per_epoch(list(self.data.values()), config)
         trains = work.method.trains
         self.num_steps = (config.max_steps or config.epochs * self.epoch_steps) if trains else 0

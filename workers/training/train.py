@@ -25,7 +25,7 @@ from workers.training.run import GroupRun, GroupWork
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has written a checkpoint for every unfinished group."""
+    """The run was asked to stop and has written a checkpoint for every unfinished group that had begun."""
 
 
 def train(
@@ -44,8 +44,9 @@ def train(
     """Trains every group to its end and evaluates its tasks; returns the results by group id.
 
     A group whose directory holds a result is not trained again; one with a checkpoint goes on from it.
-    `should_stop` is asked before every step and evaluation batch; when it turns true, unfinished groups are
-    checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once before the first).
+    `should_stop` is asked before every step and every batch that is evaluated or encoded for the cache; when it turns
+    true, unfinished groups are checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once
+    before the first).
     `evaluate` says what is scored: with `validation` the test images are not looked at, with `none` no image is, and
     either way nothing is written but checkpoints.  `features` keeps what feature-side methods computed for the next
     call.  A loss that is no number raises ValueError with task, step and learning rate.
@@ -55,11 +56,16 @@ def train(
     features = features or FeatureCache(clip)
     done: dict[str, GroupResult] = {}
     runs: list[GroupRun] = []
+
+    def check() -> None:
+        if ranks.world_size == 1 and should_stop():  # ranks stop together, between steps
+            raise Stopped
+
     for work in groups:
         if evaluate == "test" and (result := GroupResult.read(work.directory)):
             done[work.id] = result
             continue
-        run = GroupRun(clip, work, data, config, lists, features)
+        run = GroupRun(clip, work, data, config, lists, features, check)
         _refuse_crowded_context(clip, run, lists)
         if not run.resume():
             run.fit()
@@ -68,10 +74,6 @@ def train(
             report(run.progress())
         if on_step:
             on_step(run)
-
-    def check() -> None:
-        if ranks.world_size == 1 and should_stop():  # ranks stop together, between steps
-            raise Stopped
 
     try:
         while runs:
@@ -157,18 +159,21 @@ def _task_loss(run: GroupRun, batch: TaskBatch, output: Outputs) -> torch.Tensor
     loss = image_losses(kind, output.logits_BK, labels).sum()
     if run.config.pairwise is None:
         return loss
-    return loss + _pairwise(kind, labels, output, run.config.pairwise) * len(labels)
+    image_BE, text_KE = run.method.adapt(batch.task, output.image_BE, output.text_KE)
+    return loss + _pairwise(kind, labels, image_BE, text_KE, run.config.pairwise) * len(labels)
 
 
-def _pairwise(kind: TaskKind, labels: torch.Tensor, output: Outputs, config: PairwiseConfig) -> torch.Tensor:
+def _pairwise(
+    kind: TaskKind, labels: torch.Tensor, image_BE: torch.Tensor, text_KE: torch.Tensor, config: PairwiseConfig
+) -> torch.Tensor:
     match kind:
         case "classification":
-            matches_BK = torch.nn.functional.one_hot(labels, len(output.text_KE)).bool()
+            matches_BK = torch.nn.functional.one_hot(labels, len(text_KE)).bool()
         case "multi_label":
             matches_BK = labels.bool()
         case "retrieval":
             matches_BK = labels[:, None] == labels[None, :]
-    return config.weight * pairwise_loss(output.image_BE, output.text_KE, matches_BK, config)
+    return config.weight * pairwise_loss(image_BE, text_KE, matches_BK, config)
 
 
 def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:

@@ -51,6 +51,8 @@ class Small:
     """Before the first step it is zero-shot CLIP."""
     random: bool = True
     """Something in it is drawn."""
+    pooled: bool = False
+    """What the group shares holds something of each of its tasks."""
     no_gradient: Mapping[str, str] = field(default_factory=dict)
     """Name patterns of learned tensors that never receive a gradient, and why."""
 
@@ -59,6 +61,25 @@ SMALL: dict[str, list[Small]] = {
     "zero_shot": [
         Small(identity=True, random=False),
         Small({"templates": ("a {}.", "a photo of the {}.")}, random=False),
+    ],
+    "linear_probe": [Small(random=False), Small({"c": 10.0}, random=False)],
+    "taskres": [
+        Small(identity=True, random=False),
+        Small({"enhanced": True, "templates": ("a {}.", "a photo of the {}."), "alpha": 1.0}, random=False),
+    ],
+    "clip_adapter": [  # not zero-shot at the start: its last ReLU adds what is drawn
+        Small(),
+        Small({"modality": "text", "reduction": 1}, ("alone", "all")),  # as narrow as four, its first ReLU may be dead
+        Small({"modality": "both"}, ("grouped",)),
+    ],
+    "tip_adapter": [
+        Small(sharings=("alone",), random=False),
+        Small(sharings=("all", "grouped"), tasks=("art", "clipart"), random=False, pooled=True),
+        Small({"alpha": 0.0, "search": False}, ("alone",), identity=True, random=False),
+    ],
+    "tip_adapter_f": [
+        Small(sharings=("alone",), random=False),
+        Small(sharings=("all", "grouped"), tasks=("art", "clipart"), random=False, pooled=True),
     ],
     "mmap": [
         Small({"num_tokens": 2, "source_shape": (2, 4)}),
@@ -205,10 +226,15 @@ def test_parameters_are_the_formula_the_table_and_what_the_optimiser_holds(
 ):
     method, config = trained.run.method, case.config
     sizes = {task: config.sizes(tiny_shape, len(data[task].class_names)) for task in data}
+    of_image = config.per_train_image(tiny_shape)
+    of_images = {task: of_image * len(data[task].train.labels) for task in data}
+    is_pooled = case.small.pooled and of_image > 0
     shared, own = sum(t.numel() for t in method.group_shared().values()), 0
     for task in data:
         held = sum(tensor.numel() for tensor in method.task_specific(task).values())
-        assert (shared, held) == sizes[task]
+        expected_shared, expected_own = sizes[task]
+        assert shared == expected_shared + (sum(of_images.values()) if is_pooled else 0)
+        assert held == expected_own + (0 if is_pooled else of_images[task])
         own += held
     expected = {"group_shared": shared, "task_specific": own, "total": shared + own}
     assert trained.result.parameters == method.count_parameters() == expected
@@ -218,8 +244,8 @@ def test_parameters_are_the_formula_the_table_and_what_the_optimiser_holds(
         assert [id(tensor) for tensor in optimised] == [id(tensor) for tensor in method.learned().values()]
         assert sum(tensor.numel() for tensor in optimised) == expected["total"]
         assert all(tensor.dtype == torch.float32 and tensor.is_leaf and tensor.requires_grad for tensor in optimised)
-    same = count_parameters(config, tiny_shape, num_classes=3, num_tasks=2, num_groups=1)
-    assert same["total"] == sizes["art"][0] + 2 * sizes["art"][1]
+    same = count_parameters(config, tiny_shape, num_classes=3, num_tasks=2, num_groups=1, num_train=7)
+    assert same["total"] == sizes["art"][0] + 2 * (sizes["art"][1] + 7 * of_image)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -243,7 +269,7 @@ def test_every_learned_tensor_gets_a_gradient(case: Case, tiny_clip: FrozenCLIP,
 def test_a_task_gets_no_gradient_from_another(case: Case, tiny_clip: FrozenCLIP, data: dict[str, TaskData]):
     run = _fresh(tiny_clip, case.config, data)
     learned = {name: tensor for name, tensor in run.method.learned().items() if name.startswith("task.")}
-    if not learned:
+    if not learned or not case.config.trains:
         return
     train_step(tiny_clip, [run], run._lists, Ranks())
     losses = _losses(run)
@@ -286,7 +312,7 @@ def test_same_seed_same_bytes(case: Case, tiny_clip: FrozenCLIP, data: dict[str,
     assert list(first) == list(again) and all(torch.equal(first[name], again[name]) for name in first)
     assert case.small.random == any(not torch.equal(first[name], other[name]) for name in first)
     alone = build_method(case.config, tiny_clip, infos[:1], seed=1).state()
-    assert all(torch.equal(tensor, first[name]) for name, tensor in alone.items())
+    assert case.small.pooled or all(torch.equal(tensor, first[name]) for name, tensor in alone.items())
 
 
 @every_case
@@ -295,9 +321,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
 ):
     work = GroupWork("g1", tuple(data), case.config, tmp_path / "g1")
     if case.config.trains:
-        asked: list[int] = []
+        seen: list[int] = []
         with pytest.raises(Stopped):
-            train(tiny_clip, [work], data, CONFIG, should_stop=lambda: asked.append(1) or len(asked) == 3)
+            train(
+                tiny_clip,
+                [work],
+                data,
+                CONFIG,
+                should_stop=lambda: seen[-1:] == [2],
+                on_step=lambda run: seen.append(run.step),
+            )
     resumed = train(tiny_clip, [work], data, CONFIG)["g1"]
     saved = load_file(work.directory / LEARNED)
     assert saved.keys() == trained.after.keys()
@@ -356,7 +389,7 @@ def test_tasks_that_share_nothing_compute_what_they_compute_alone(
     case: Case, tiny_clip: FrozenCLIP, data: dict[str, TaskData]
 ):
     run = _fresh(tiny_clip, case.config, data)
-    if run.method.group_shared():
+    if run.method.group_shared() or case.small.pooled:
         return
     for task, together in zip(run.work.tasks, _outputs(run), strict=True):
         (alone,) = _outputs(_fresh(tiny_clip, case.config, {task: data[task]}))
@@ -386,7 +419,10 @@ def test_a_bundle_gives_the_logits_that_were_scored(
         tmp_path / "bundle",
         job="job-1",
         backbone=BackboneConfig(model=f"local-dir:{tiny_clip_dir}"),
-        tasks=[BundleTask(t.name, t.class_names, t.template, "g1", t.fingerprint) for t in data.values()],
+        tasks=[
+            BundleTask(t.name, t.class_names, t.template, "g1", t.fingerprint, num_train=len(t.train.labels))
+            for t in data.values()
+        ],
         groups=[BundleGroup("g1", tuple(data), case.config, trained.directory)],
         documents={},
         versions={},
@@ -423,7 +459,10 @@ def test_tasks_of_other_kinds_train_and_score(
 
 
 def _infos(data: Mapping[str, TaskData]) -> list[TaskInfo]:
-    return [TaskInfo(task.name, task.class_names, task.template, task.kind) for task in data.values()]
+    return [
+        TaskInfo(task.name, task.class_names, task.template, task.kind, len(task.train.labels))
+        for task in data.values()
+    ]
 
 
 def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
