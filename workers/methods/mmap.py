@@ -20,7 +20,7 @@ from workers.methods.kronecker import kronecker
 from workers.methods.method import TaskInfo
 from workers.methods.parameter_sets import ParameterSet
 from workers.methods.prompt_config import MmAPConfig
-from workers.methods.prompts import PromptMethod
+from workers.methods.prompts import PromptMethod, prompted_layers
 
 BALANCED_STD = 0.02**0.5
 """Root-mean-square of both factors, so that prompts start at 0.02 as in CoOp.  The paper's initialisation is not
@@ -33,7 +33,8 @@ class MmAP(PromptMethod):
 
     def __init__(self, clip: FrozenCLIP, tasks: Sequence[TaskInfo], config: MmAPConfig, *, seed: int):
         self._mmap = config
-        self.depth = prompted_layers(config, text_layers=clip.text.layers, image_layers=clip.image.layers)
+        layers = min(clip.text.layers, clip.image.layers)
+        self.depth = prompted_layers("mmap", config.depth, layers, towers="both towers have")
         check_widths(config, text_width=clip.text.width, image_width=clip.image.width)
         super().__init__(clip, tasks, config, seed=seed)
 
@@ -60,16 +61,6 @@ class MmAP(PromptMethod):
     def group_gradient_scale(self) -> float:
         """1 for the paper's accumulated loss; 1/|group| for its mean."""
         return 1.0 if self._mmap.group_reduce == "sum" else 1.0 / len(self.tasks)
-
-
-def prompted_layers(config: MmAPConfig, *, text_layers: int, image_layers: int) -> int:
-    """K: the configured depth, or every layer of the shallower tower."""
-    shallower = min(text_layers, image_layers)
-    if config.depth is not None and config.depth > shallower:
-        raise ValueError(
-            f"mmap: depth={config.depth} exceeds the {shallower} layers that both towers have. Use at most {shallower}."
-        )
-    return config.depth or shallower
 
 
 def check_widths(config: MmAPConfig, *, text_width: int, image_width: int) -> None:

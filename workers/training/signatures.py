@@ -24,7 +24,7 @@ from workers.clip.seam import NO_EDITS, Edits, Rows
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
 from workers.methods.method import Method
-from workers.methods.mmap import prompted_layers
+from workers.methods.prompts import prompted_layers
 from workers.training.batches import TaskBatch, content_digests, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.evaluate import encode_images
@@ -64,14 +64,14 @@ def profile(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Trains the shared prompt over all tasks and takes snapshots of their gradients; returns the path of
-    signatures.npz.
+    signatures.npz.  The shared prompt has both modalities, whichever the groups will prompt.
 
     The file holds gradients [S, R, T, P], losses and counts [S, R, T], steps [S], task_names [T], image_centroids and
     text_centroids [T, E], the shared prompt of every snapshot, prompts [S, P], and the parts of P: block_names [blocks]
     (`text.0`, ..., `image.0`, ...) with block_offsets [blocks + 1].  Snapshots already on disk are kept, and
     training goes on from its checkpoint.
     """
-    shared = method.model_copy(update={"sharing": "all"})
+    shared = method.model_copy(update={"sharing": "all", "modality": "both"})
     config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=shared, directory=directory)
     lists = ClassLists(clip)
@@ -284,7 +284,7 @@ def _texts(clip: FrozenCLIP, lists: ClassLists, data: TaskData) -> torch.Tensor:
 
 def _prompt_blocks(clip: FrozenCLIP, method: MmAPConfig) -> tuple[np.ndarray, np.ndarray]:
     """Names and offsets of the parts of P: one per tower and layer, [blocks] and [blocks + 1]."""
-    depth = prompted_layers(method, text_layers=clip.text.layers, image_layers=clip.image.layers)
+    depth = prompted_layers("mmap", method.depth, min(clip.text.layers, clip.image.layers), towers="both towers have")
     towers = (("text", clip.text.width), ("image", clip.image.width))
     names = [f"{tower}.{layer}" for tower, _ in towers for layer in range(depth)]
     sizes = [method.num_tokens * width for _, width in towers for _ in range(depth)]

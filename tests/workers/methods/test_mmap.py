@@ -1,10 +1,15 @@
 """MmAP's laws: its Kronecker products, its exact parameter counts, what is shared and what is not."""
 
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
 import pytest
 import torch
 
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.shape import backbone_shape
+from workers.data.dataset import TaskData
 from workers.methods.build import build_method
 from workers.methods.config import MmAPConfig, Sharing, paper_budget
 from workers.methods.counts import count_parameters
@@ -12,6 +17,8 @@ from workers.methods.kronecker import kronecker
 from workers.methods.method import TaskInfo
 from workers.methods.mmap import BALANCED_STD
 from workers.methods.table import rows
+from workers.training.config import ProfileConfig, TrainConfig
+from workers.training.signatures import profile
 
 NAMES = ("art", "clipart")
 TASKS = [TaskInfo(name, ("red", "green"), "a photo of a {}.") for name in NAMES]
@@ -52,7 +59,8 @@ def test_parameter_counts_on_vit_b_16_are_the_formulas(tokens, source, depth, on
 def test_the_table_knows_vit_b_16_without_weights():
     shape = backbone_shape("ViT-B-16-quickgelu")
     assert (shape.num_parameters, shape.text_width, shape.image_width) == (149_620_737, 512, 768)
-    table = {(row["setting"], row["sharing"]): row for row in rows("ViT-B-16-quickgelu", classes=65, tasks=4, groups=2)}
+    told = [row for row in rows("ViT-B-16-quickgelu", classes=65, tasks=4, groups=2) if row["method"] == "mmap"]
+    table = {(row["setting"], row["sharing"]): row for row in told}
     paper = table["paper_budget", "grouped+task"]
     assert (paper["group_shared"], paper["task_specific"], paper["total"]) == (46_084, 92_168, 138_252)
     assert round(paper["percent"], 4) == 0.0924 and paper["per_task"] == 34_563
@@ -73,6 +81,31 @@ def test_group_prompts_stand_before_task_prompts(tiny_clip: FrozenCLIP, sharing:
     assert edits.image.prompts_CKMD is not None
     assert torch.equal(edits.image.prompts_CKMD, torch.stack(expected))
     assert edits.copies == ((0, 1) if len(expected) == 2 else (0, 0))
+
+
+@pytest.mark.parametrize("modality", ["text", "vision"])
+def test_one_modality_leaves_the_other_tower_alone(tiny_clip: FrozenCLIP, modality: Literal["text", "vision"]):
+    one = build_method(MmAPConfig(**SMALL, modality=modality), tiny_clip, TASKS, seed=0).edits(NAMES)
+    both = build_method(MmAPConfig(**SMALL), tiny_clip, TASKS, seed=0).edits(NAMES)
+    assert one.image.is_empty == (modality == "text") and one.text.is_empty == (modality == "vision")
+    if one.text.prompts_CKMD is not None and both.text.prompts_CKMD is not None:
+        assert torch.equal(one.text.prompts_CKMD, both.text.prompts_CKMD)
+
+
+def test_signatures_have_both_modalities_whichever_the_groups_prompt(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    training = TrainConfig(batch_size=4, lr=0.01, warmup_epochs=0, augment=None)
+    few = ProfileConfig(max_steps=2, snapshots=1, microbatches=2, microbatch_size=2)
+    written = []
+    for modality in ("both", "text", "vision"):
+        config = MmAPConfig.model_validate(SMALL | {"modality": modality})
+        path = profile(tiny_clip, tasks, few, training, config, directory=tmp_path / modality)
+        with np.load(path, allow_pickle=False) as stored:
+            written.append({name: stored[name] for name in stored.files})
+    assert list(written[0]["block_names"]) == ["text.0", "text.1", "image.0", "image.1"]
+    for other in written[1:]:
+        assert all(np.array_equal(written[0][name], other[name]) for name in written[0])
 
 
 def test_initial_factors_are_balanced_exactly(tiny_clip: FrozenCLIP):
