@@ -25,7 +25,10 @@ class AugmentConfig(Spec):
 
 
 class PairwiseConfig(Spec):
-    """The pair-wise contrastive loss (CAVL, arXiv 2304.04399, section 4.2.1): one logarithm over the whole batch."""
+    """The pair-wise contrastive loss (CAVL, arXiv 2304.04399, section 4.2.1): one logarithm over the whole batch.
+
+    It compares features of images and texts as the method leaves them, so it moves nothing in a method that does not
+    change features: Tip-Adapter-F's cache.  Several ranks take it each over its own share of the batch."""
 
     weight: float = Field(default=0.1, gt=0)
     """What it is multiplied with before it is added to the task's loss."""
@@ -51,7 +54,7 @@ class TrainConfig(Spec):
     weight_decay: float | None = Field(default=None, ge=0)
     """L2 (SGD) or decoupled (AdamW) decay of the trainables.  Left out: what the method is published with."""
     pairwise: PairwiseConfig | None = None
-    """Adds the pair-wise contrastive loss of CAVL to every task's own loss."""
+    """Adds the pair-wise contrastive loss of CAVL, times its weight, to every task's own loss, whatever the method."""
     warmup_epochs: int = Field(default=1, ge=0)
     """First epochs at a constant 1e-5, not counted when the run has a single epoch; then cosine per epoch."""
     augment: AugmentConfig | None = AugmentConfig()

@@ -3,17 +3,37 @@
     L = -log( sum over pairs that belong together of s  /  sum over pairs that do not of s )
 
 with one logarithm over the whole batch, s the cosine of an image and a text.  As printed, either sum may be zero or
-negative: `literal` clamps both; `exp` puts exp(s / temperature) in the place of s and is what we recommend.
+negative: `literal` clamps both, and a clamped sum has no gradient; `exp` puts exp(s / temperature) in the place of s
+and is what we recommend.
 
-    # B images of a batch, K texts
+    # B images of a batch, K texts, E joint embedding
 """
 
 import torch
 from torch.nn import functional as F
 
+from workers.data.config import TaskKind
 from workers.training.config import PairwiseConfig
 
 SMALLEST = 1e-6
+
+
+def batch_pairwise_loss(
+    kind: TaskKind, image_BE: torch.Tensor, text_KE: torch.Tensor, labels: torch.Tensor, config: PairwiseConfig
+) -> torch.Tensor:
+    """The loss of one task's batch, a scalar.  `labels` as `image_losses` takes them.
+
+    A classification batch pairs every image with the sentence of its class, and all pairs of equal classes belong
+    together; with several labels, an image belongs to the sentence of each; in retrieval, to the captions that read
+    like its own.
+    """
+    match kind:
+        case "classification":
+            return pairwise_loss(image_BE, text_KE[labels], labels[:, None] == labels[None, :], config)
+        case "multi_label":
+            return pairwise_loss(image_BE, text_KE, labels.bool(), config)
+        case "retrieval":
+            return pairwise_loss(image_BE, text_KE, labels[:, None] == labels[None, :], config)
 
 
 def pairwise_loss(

@@ -11,15 +11,14 @@ from typing import Literal
 import torch
 
 from workers.clip.frozen import FrozenCLIP
-from workers.data.config import TaskKind
 from workers.data.dataset import TaskData
 from workers.training.batches import TaskBatch, draw_batch
-from workers.training.config import PairwiseConfig, TrainConfig
+from workers.training.config import TrainConfig
 from workers.training.distributed import Ranks
 from workers.training.features import FeatureCache, cached_outputs
 from workers.training.forward import ClassLists, Outputs, joint_outputs
 from workers.training.kinds import image_losses
-from workers.training.pairwise import pairwise_loss
+from workers.training.pairwise import batch_pairwise_loss
 from workers.training.results import GroupResult, Progress
 from workers.training.run import GroupRun, GroupWork
 
@@ -160,20 +159,8 @@ def _task_loss(run: GroupRun, batch: TaskBatch, output: Outputs) -> torch.Tensor
     if run.config.pairwise is None:
         return loss
     image_BE, text_KE = run.method.adapt(batch.task, output.image_BE, output.text_KE)
-    return loss + _pairwise(kind, labels, image_BE, text_KE, run.config.pairwise) * len(labels)
-
-
-def _pairwise(
-    kind: TaskKind, labels: torch.Tensor, image_BE: torch.Tensor, text_KE: torch.Tensor, config: PairwiseConfig
-) -> torch.Tensor:
-    match kind:
-        case "classification":
-            matches_BK = torch.nn.functional.one_hot(labels, len(text_KE)).bool()
-        case "multi_label":
-            matches_BK = labels.bool()
-        case "retrieval":
-            matches_BK = labels[:, None] == labels[None, :]
-    return config.weight * pairwise_loss(image_BE, text_KE, matches_BK, config)
+    pairwise = batch_pairwise_loss(kind, image_BE, text_KE, labels, run.config.pairwise)
+    return loss + run.config.pairwise.weight * pairwise * len(labels)
 
 
 def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:

@@ -88,6 +88,34 @@ def test_accepted_family_keeps_the_laws(name: str):
         assert float((fast - plain).abs().max() / plain.abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tensors_stand_in_for_every_parameter_of_both_towers(name: str):
+    """What a tower calls its parameters is all it computes with, on both paths."""
+    model = _build(FAMILIES[name])
+    pixels, ids = torch.randn(3, 3, 16, 16), torch.randint(1, 62, (4, 12))
+    ids[:, :3], ids[:, 6], ids[:, 7:] = 1, 63, 0
+    clip = freeze(model, new_tokenizer(12), BackboneConfig(model=name, pretrained="none"))
+    texts = ClassList(ids_RL=ids, end_R=torch.full((4,), 6), num_shared=3)
+    found, edits = [], []
+    for tower in (clip.image, clip.text):
+        stirred = {name: value + 0.1 * torch.randn_like(value) for name, value in tower.parameters().items()}
+        edits.append(Edits(overrides={name: tensor.requires_grad_() for name, tensor in stirred.items()}))
+    for plain in (False, True):
+        found.append((clip.image(pixels, edits[0], plain=plain), clip.text([texts], edits[1], plain=plain)[0]))
+    for features, parts in zip(found[0], edits, strict=True):
+        gradients = torch.autograd.grad(features.square().sum(), list(parts.overrides.values()), allow_unused=True)
+        assert all(gradient is not None for gradient in gradients)
+    with torch.no_grad():
+        held = [dict(model.visual.named_parameters()), dict(getattr(model, "text", model).named_parameters())]
+        for named, parts in zip(held, edits, strict=True):
+            for name, tensor in parts.overrides.items():
+                named[name].copy_(tensor)
+        truth = (model.encode_image(pixels), model.encode_text(ids))
+    for pair in found:
+        for features, expected in zip(pair, truth, strict=True):
+            assert float((features - expected).detach().abs().max() / expected.abs().max()) < 1e-5
+
+
 def test_more_than_the_openai_family_is_accepted():
     assert len(FAMILIES) >= 5, sorted(FAMILIES)
     assert "ViT-B-16" in FAMILIES and "ViT-B-16-quickgelu" in FAMILIES
