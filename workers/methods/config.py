@@ -4,6 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from workers.methods.adapter_config import (
+    AdapterConfig,
+    CAVLAdapterConfig,
+    CompacterConfig,
+    HyperformerConfig,
+    vl_adapter_compacter,
+)
 from workers.methods.base_config import Sharing
 from workers.methods.feature_config import (
     CLIPAdapterConfig,
@@ -13,7 +20,14 @@ from workers.methods.feature_config import (
     TipAdapterFConfig,
     ZeroShotConfig,
 )
-from workers.methods.prompt_config import MmAPConfig, paper_budget
+from workers.methods.prompt_config import (
+    CoOpConfig,
+    MaPLeConfig,
+    MmAPConfig,
+    VisionLanguagePromptsConfig,
+    VPTConfig,
+    paper_budget,
+)
 from workers.methods.shortcut_config import ShortcutConfig
 from workers.methods.weight_config import BitFitConfig, FullFineTuningConfig, LayerNormConfig, LoRAConfig
 
@@ -24,22 +38,36 @@ MethodConfig = Annotated[
     | CLIPAdapterConfig
     | TipAdapterConfig
     | TipAdapterFConfig
+    | CoOpConfig
+    | VPTConfig
+    | VisionLanguagePromptsConfig
+    | MaPLeConfig
     | MmAPConfig
     | BitFitConfig
     | LayerNormConfig
     | FullFineTuningConfig
     | LoRAConfig
-    | ShortcutConfig,
+    | AdapterConfig
+    | HyperformerConfig
+    | CompacterConfig
+    | ShortcutConfig
+    | CAVLAdapterConfig,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
+    "AdapterConfig",
     "BitFitConfig",
+    "CAVLAdapterConfig",
     "CLIPAdapterConfig",
+    "CoOpConfig",
+    "CompacterConfig",
     "FullFineTuningConfig",
+    "HyperformerConfig",
     "LayerNormConfig",
     "LinearProbeConfig",
     "LoRAConfig",
+    "MaPLeConfig",
     "MethodConfig",
     "MmAPConfig",
     "Sharing",
@@ -47,6 +75,9 @@ __all__ = [
     "TaskResConfig",
     "TipAdapterConfig",
     "TipAdapterFConfig",
+    "VPTConfig",
+    "VisionLanguagePromptsConfig",
     "ZeroShotConfig",
     "paper_budget",
+    "vl_adapter_compacter",
 ]

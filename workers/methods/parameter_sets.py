@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from workers.clip.frozen import FrozenCLIP
-from workers.methods.base_config import MethodSpec
+from workers.methods.base_config import MethodSpec, Sharing
 from workers.methods.method import Method, TaskInfo
 from workers.methods.seeding import generator
 
@@ -14,15 +14,18 @@ ParameterSet = dict[str, torch.Tensor]
 
 
 class SetMethod(Method):
-    """A method whose every owner, the group or a task, holds a set of tensors with the same names."""
+    """A method whose owners, the group and the tasks, each hold one set of tensors."""
 
     def __init__(self, clip: FrozenCLIP, tasks: Sequence[TaskInfo], config: MethodSpec, *, seed: int):
         super().__init__(clip, tasks, config)
-        sharing = getattr(config, "sharing", "alone")
-        has_shared = sharing in ("all", "grouped", "grouped+task")
+        has_shared, has_own = self.owners()
         self._shared = self._made(seed, "shared", None) if has_shared else None
-        has_own = sharing in ("alone", "grouped+task")
         self._own = {task.name: self._made(seed, f"task {task.name}", task) for task in tasks} if has_own else {}
+
+    def owners(self) -> tuple[bool, bool]:
+        """Whether the group has a set, and whether every task has one."""
+        sharing: Sharing = getattr(self.config, "sharing", "alone")
+        return sharing != "alone", sharing in ("alone", "grouped+task", "half")
 
     @abstractmethod
     def new_set(self, rng: torch.Generator, task: TaskInfo | None) -> ParameterSet:

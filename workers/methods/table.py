@@ -2,20 +2,29 @@
 
 from workers.clip.shape import backbone_shape
 from workers.methods.config import (
+    AdapterConfig,
     BitFitConfig,
+    CAVLAdapterConfig,
     CLIPAdapterConfig,
+    CompacterConfig,
+    CoOpConfig,
     FullFineTuningConfig,
+    HyperformerConfig,
     LayerNormConfig,
     LinearProbeConfig,
     LoRAConfig,
+    MaPLeConfig,
     MethodConfig,
     MmAPConfig,
     ShortcutConfig,
     TaskResConfig,
     TipAdapterConfig,
     TipAdapterFConfig,
+    VisionLanguagePromptsConfig,
+    VPTConfig,
     ZeroShotConfig,
     paper_budget,
+    vl_adapter_compacter,
 )
 from workers.methods.counts import count_parameters
 
@@ -53,6 +62,14 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int, shots: int = 6
 
 def _settings(layers: int, shots: int) -> list[tuple[str, str, MethodConfig]]:
     table: list[tuple[str, str, MethodConfig]] = [("zero_shot", "default", ZeroShotConfig())]
+    for sharing in CoOpConfig.sharings:
+        table.append(("coop", "default", CoOpConfig(sharing=sharing)))
+        table.append(("coop", "4_tokens", CoOpConfig(sharing=sharing, num_context_tokens=4)))
+        table.append(("coop", "class_specific", CoOpConfig(sharing=sharing, class_specific=True)))
+        table.append(("vpt", "deep", VPTConfig(sharing=sharing)))
+        table.append(("vpt", "shallow", VPTConfig(sharing=sharing, deep=False)))
+        table.append(("vl_prompts", "default", VisionLanguagePromptsConfig(sharing=sharing)))
+        table.append(("maple", "default", MaPLeConfig(sharing=sharing)))
     for sharing in MmAPConfig.sharings:
         table.append(("mmap", "default", MmAPConfig(sharing=sharing)))
     if layers >= 9:
@@ -79,4 +96,14 @@ def _settings(layers: int, shots: int) -> list[tuple[str, str, MethodConfig]]:
     for sharing in TipAdapterConfig.sharings:
         table.append(("tip_adapter", "default", TipAdapterConfig(sharing=sharing)))
         table.append(("tip_adapter_f", f"{shots}_shots", TipAdapterFConfig(sharing=sharing)))
+    for sharing in AdapterConfig.sharings:
+        table.append(("adapter", "default", AdapterConfig(sharing=sharing)))
+    table.append(("adapter", "shared_up", AdapterConfig(sharing="half", shared_half="up")))
+    for sharing in HyperformerConfig.sharings:
+        table.append(("hyperformer", "default", HyperformerConfig(sharing=sharing)))
+    for sharing in CompacterConfig.sharings:
+        table.append(("compacter", "default", CompacterConfig(sharing=sharing)))
+        table.append(("compacter", "vl_adapter", vl_adapter_compacter(sharing)))
+    for sharing in CAVLAdapterConfig.sharings:
+        table.append(("cavl_adapter", "default", CAVLAdapterConfig(sharing=sharing)))
     return table
