@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
                 [work],
                 data,
                 config,
-                should_stop=lambda: seen[-1].step == 2,
+                should_stop=lambda: bool(seen) and seen[-1].step == 2,
                 on_step=seen.append,
                 evaluate="none",
             )
