@@ -117,12 +117,17 @@ def _solve(images: np.ndarray, labels: np.ndarray, c: float) -> Weights:
 
 
 def _regress(images: np.ndarray, labels: np.ndarray, c: float) -> Weights:
-    """Every class that occurs, in order: [K, E] and [K].  A single one has nothing to be told from."""
+    """Every class that occurs, in order: [K, E] and [K].  A single one has nothing to be told from.
+
+    Solved on centred features, which is the same problem (the bias bears no penalty) in fewer iterations.
+    """
     if len(np.unique(labels)) == 1:
         return np.zeros((1, images.shape[1])), np.zeros(1)
+    centre = images.mean(axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is the paper's
-        model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(images, labels)
-    if len(model.classes_) > 2:
-        return model.coef_, model.intercept_
-    return np.concatenate([-model.coef_, model.coef_]) / 2, np.concatenate([-model.intercept_, model.intercept_]) / 2
+        model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(images - centre, labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias - weight @ centre
