@@ -1,6 +1,6 @@
 """What the user may say about grouping."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,12 +14,21 @@ class GroupingConfig(BaseModel):
     """A fixed number of groups, or `auto` to choose it by silhouette."""
     max_group_size: int | None = Field(default=None, ge=1)
     """Most tasks in one group."""
+    max_group_cost: float | None = Field(default=None, gt=0)
+    """Most that the tasks of one group may cost together, in the unit of the costs that the planner is given."""
     must_link: list[tuple[str, str]] = []
     """Pairs of tasks that stay together."""
     cannot_link: list[tuple[str, str]] = []
     """Pairs of tasks that never share a group."""
-    similarity: Literal["cross_fit", "cosine"] = "cross_fit"
-    """`cross_fit` compares different microbatches of two tasks; `cosine` is the paper's mean cosine (paper parity)."""
+    pinned: list[Annotated[list[str], Field(min_length=1)]] = []
+    """Groups that are given: each stays exactly as it is, and the other tasks are grouped around them."""
+    similarity: Literal["cross_fit", "cosine", "tag", "text", "image", "random"] = "cross_fit"
+    """`cross_fit` compares different microbatches of two tasks; `cosine` is the paper's mean cosine (paper parity).
+    For comparison: `tag` is first-order TAG (by how much a step for one task lowers the other's loss), `text` compares
+    the class names, `image` the zero-shot features of the images, and `random` knows nothing."""
+    solver: Literal["spectral", "correlation"] = "spectral"
+    """How `cross_fit` groups: `spectral` clustering, with correlation clustering as second opinion, or the other way
+    round, which is better where many tasks belong to nobody and gradients are reliable (0.2 and more)."""
     arbitrate: Literal[False] = False
     """Testing the groups by short training runs is not available yet; only `false` is accepted."""
     approve: bool = False

@@ -1,14 +1,15 @@
 """Which partition is taken: the default solver's, another's where the user set limits, or none at all.
 
-With `cross_fit`: signed spectral clustering proposes, and the exact program (or local search) gives a second opinion;
-with sizes or links it is the other way round, because only the program can keep them. With `cosine`: the paper's rule.
+First the verdict: do the gradients show groups, can they?  Then, with `cross_fit`: signed spectral clustering proposes,
+and the exact program (or local search) gives a second opinion; with sizes, costs or links, or as `solver: correlation`,
+it is the other way round, because only the program can keep them.  Other affinities go by the paper's rule.
 For `num_groups: auto` the proposal must beat one group and all alone on the same objective, and a proposal that joins
 tasks whose gradients plainly oppose each other gives way to the program's.
 """
 
 # T usable tasks, U units (tasks fused by must_link)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +17,13 @@ import numpy as np
 from grouping.config import GroupingConfig
 from grouping.exact import best_partition
 from grouping.links import Limits, limits_for
+from grouping.measurement import Measurement
 from grouping.paper import mean_score, paper_partition
 from grouping.partition import Partition, in_order, pair_sum, respects
-from grouping.similarity import Similarity
+from grouping.similarity import Similarity, cross_fitted
 from grouping.spectral import spectral_labels, spectral_partition
 from grouping.structure import Structure, find_structure, opposed_pairs, pair_reliability
+from grouping.verdict import SURE_DETECTION, Verdict, detection_ratio, too_noisy, verdict
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,12 @@ class Decision:
     labels_U: np.ndarray
     labels_T: np.ndarray
     solver: str
+    gap: float | None
     threshold: float
     objective: dict[str, float]
     """Of `chosen`, `one_group` and `all_alone`, on the usable tasks."""
-    structure: Structure | None
-    """None where the number of groups was fixed or the paper's rule decided."""
+    verdict: Verdict | None
+    """None where the gradients could not be compared with themselves."""
     second: Partition | None
     """Labels per task."""
 
@@ -43,37 +47,76 @@ class Decision:
         return [[units[int(u)] for u in np.flatnonzero(self.labels_U == g)] for g in np.unique(self.labels_U)]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What the gradients say before any demand is heard."""
+
+    structure: Structure
+    noisy: bool
+    """Groups could not be told from noise."""
+    proposal_T: np.ndarray | None
+    """Spectral clustering's groups, their number chosen by silhouette; None below three tasks."""
+
+
 def decide(
-    measured: Similarity, usable: Sequence[str], units: Sequence[Sequence[str]], config: GroupingConfig
+    measurement: Measurement,
+    measured: Similarity,
+    units: Sequence[Sequence[str]],
+    config: GroupingConfig,
+    costs: Mapping[str, float] | None = None,
 ) -> Decision:
     """Partitions the usable tasks; `units` are tasks fused by must_link, and may hold unusable ones as well."""
-    at = {name: index for index, name in enumerate(usable)}
+    at = {name: index for index, name in enumerate(measurement.usable)}
     members = [[at[name] for name in unit if name in at] for unit in units]
-    limits = limits_for(config, units)
-    if config.similarity == "cosine":
+    limits = limits_for(config, units, costs)
+    if config.similarity != "cross_fit":
         chosen = paper_partition(measured.similarity_TT, members, limits)
         labels_T = _per_task(chosen.labels, members)
         objective = {
             "chosen": mean_score(measured.similarity_TT, labels_T),
-            "one_group": mean_score(measured.similarity_TT, np.zeros(len(usable))),
+            "one_group": mean_score(measured.similarity_TT, np.zeros(len(at))),
             "all_alone": 0.0,
         }
-        return Decision(chosen.labels, labels_T, chosen.solver, 0.0, objective, None, None)
-    structure = find_structure(measured)
-    weights_TT = pair_weights(measured, structure.threshold)
-    free = not limits.binding and not any(len(unit) > 1 for unit in members)
-    if free:
-        chosen, second = _free(measured, weights_TT, structure, limits, config.seed)
+        said = None
+        if measurement.numerators_STT is not None:
+            fitted = cross_fitted(measurement)
+            finding = find(fitted, config.seed)
+            proposed = _free(fitted, pair_weights(fitted, finding.structure.threshold), finding)
+            said = verdict(measurement, fitted, finding.structure, proposed.labels, noisy=finding.noisy)
+        return Decision(chosen.labels, labels_T, chosen.solver, chosen.gap, 0.0, objective, said, None)
+    finding = find(measured, config.seed)
+    weights_TT = pair_weights(measured, finding.structure.threshold)
+    if limits.binding or any(len(unit) > 1 for unit in members):
+        chosen, second = _limited(measured, weights_TT, finding, members, limits, config.seed)
     else:
-        chosen, second = _limited(measured, weights_TT, structure, members, limits, config.seed)
+        chosen, second = _unlimited(measured, weights_TT, finding, limits, config)
     labels_T = _per_task(chosen.labels, members)
     objective = {
         "chosen": pair_sum(weights_TT, labels_T),
-        "one_group": pair_sum(weights_TT, np.zeros(len(usable))),
+        "one_group": pair_sum(weights_TT, np.zeros(len(at))),
         "all_alone": 0.0,
     }
-    auto = structure if config.num_groups == "auto" else None
-    return Decision(chosen.labels, labels_T, chosen.solver, structure.threshold, objective, auto, second)
+    proposed_T = _free(measured, weights_TT, finding).labels if config.num_groups != "auto" else labels_T
+    said = verdict(measurement, measured, finding.structure, proposed_T, noisy=finding.noisy)
+    return Decision(
+        chosen.labels, labels_T, chosen.solver, chosen.gap, finding.structure.threshold, objective, said, second
+    )
+
+
+def find(measured: Similarity, seed: int) -> Finding:
+    """Structure by the gate, or by a contrast between the proposed groups that noise does not reach."""
+    structure = find_structure(measured)
+    opposed = bool(opposed_pairs(measured).any())
+    if len(measured.numerator_TT) < 3:
+        detection = detection_ratio(measured, 1)
+        return Finding(structure, too_noisy(detection, structure, opposed=opposed), None)
+    proposal_T = spectral_partition(measured.numerator_TT, measured.similarity_TT, seed=seed)
+    detection = detection_ratio(measured, len(np.unique(proposal_T)))
+    if not structure.found and detection is not None and detection >= SURE_DETECTION:
+        structure = find_structure(measured, found=True)
+    if not structure.found:
+        detection = detection_ratio(measured, 1)
+    return Finding(structure, too_noisy(detection, structure, opposed=opposed), proposal_T)
 
 
 def pair_weights(measured: Similarity, threshold: float) -> np.ndarray:
@@ -89,40 +132,52 @@ def pair_weights(measured: Similarity, threshold: float) -> np.ndarray:
     return weights_TT
 
 
-def _free(
-    measured: Similarity, weights: np.ndarray, structure: Structure, limits: Limits, seed: int
+def _free(measured: Similarity, weights: np.ndarray, finding: Finding) -> Partition:
+    """What the gradients propose for themselves: their groups, one group, or all alone, whatever is worth most."""
+    if finding.noisy or not finding.structure.found or finding.proposal_T is None:
+        return _without_structure(measured, weights, noisy=finding.noisy)
+    proposal = _as_partition(finding.proposal_T, weights, "spectral")
+    return _best_of([proposal, *_plain(weights)])
+
+
+def _unlimited(
+    measured: Similarity, weights: np.ndarray, finding: Finding, limits: Limits, config: GroupingConfig
 ) -> tuple[Partition, Partition | None]:
-    """No sizes, no links: spectral first, the program as second opinion."""
-    if limits.num_groups is None and not structure.found:
-        return _without_structure(measured, weights), None
+    """No sizes, no links: spectral first, the program as second opinion; or the other way round."""
+    clear = finding.structure.found and not finding.noisy
+    if limits.num_groups is None and (not clear or finding.proposal_T is None):
+        return _without_structure(measured, weights, noisy=finding.noisy), None
     if limits.num_groups is not None:
-        second = best_partition(weights, limits, seed=seed)
-        labels = spectral_labels(measured.numerator_TT, limits.num_groups, seed=seed)
+        program = best_partition(weights, limits, seed=config.seed)
+        labels = spectral_labels(measured.numerator_TT, limits.num_groups, seed=config.seed)
         if labels is None:  # tasks with equal rows leave k-means fewer groups than asked for
-            return second, None
-        return _as_partition(labels, weights, "spectral"), second
+            return program, None
+        spectral = _as_partition(labels, weights, "spectral")
+        return (spectral, program) if config.solver == "spectral" else (program, spectral)
     # The threshold may be so low that one group of all is worth most in sum; still it serves no pair that opposes.
+    assert finding.proposal_T is not None
     apart = replace(limits, apart_UU=opposed_pairs(measured))
-    second = best_partition(weights, apart, seed=seed)
-    labels = spectral_partition(measured.numerator_TT, measured.similarity_TT, seed=seed)
-    candidates = [_as_partition(labels, weights, "spectral"), *_plain(weights)]
-    kept = [candidate for candidate in candidates if respects(candidate.labels, apart)]
-    return _best_of(kept if kept[0] is candidates[0] else [second, *kept]), second
+    program = best_partition(weights, apart, seed=config.seed)
+    spectral = _as_partition(finding.proposal_T, weights, "spectral")
+    if config.solver == "correlation":
+        return program, spectral
+    kept = [candidate for candidate in (spectral, *_plain(weights)) if respects(candidate.labels, apart)]
+    return _best_of(kept if spectral in kept[:1] else [program, *kept]), program
 
 
 def _limited(
     measured: Similarity,
     weights: np.ndarray,
-    structure: Structure,
+    finding: Finding,
     members: Sequence[Sequence[int]],
     limits: Limits,
     seed: int,
 ) -> tuple[Partition, Partition | None]:
-    """Sizes or links: the program decides, spectral says what it would do without them."""
+    """Sizes, costs or links: the program decides, spectral says what it would do without them."""
     sums_UU = np.array([[weights[np.ix_(a, b)].sum() for b in members] for a in members])
     np.fill_diagonal(sums_UU, 0.0)
-    if limits.num_groups is None and not structure.found:
-        wanted = _without_structure(measured, weights)
+    if limits.num_groups is None and (finding.noisy or not finding.structure.found):
+        wanted = _without_structure(measured, weights, noisy=finding.noisy)
         labels = in_order(np.array([wanted.labels[unit[0]] for unit in members]))
         if respects(labels, limits):
             return _as_partition(labels, sums_UU, wanted.solver), None
@@ -134,11 +189,11 @@ def _limited(
     return chosen, None if labels is None else _as_partition(labels, weights, "spectral")
 
 
-def _without_structure(measured: Similarity, weights: np.ndarray) -> Partition:
+def _without_structure(measured: Similarity, weights: np.ndarray, *, noisy: bool) -> Partition:
     """One group, unless the tasks oppose each other beyond doubt: then all alone."""
     pairs = np.triu_indices(len(weights), k=1)
     one, alone = _plain(weights)
-    if len(pairs[0]) == 0:
+    if noisy or len(pairs[0]) == 0:
         return one
     mean = float(measured.similarity_TT[pairs].mean())
     error = 0.0

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from grouping.links import Limits
+from grouping.links import ROUNDING, Limits
 from grouping.local import local_partition
 from grouping.partition import Partition, in_order, pair_sum, respects
 from grouping.subsets import MAX_SUBSETS, best_subsets, subset_sums
@@ -52,10 +52,10 @@ def best_partition(weights: np.ndarray, limits: Limits, *, seed: int, time_limit
 def exact_partition(weights: np.ndarray, limits: Limits, *, time_limit: float = 30.0) -> Partition | None:
     """The program's partition, with its gap; None where time ran out before any was found."""
     num_units = len(weights)
-    for unit, cost in enumerate(limits.costs_U):
-        if limits.max_cost is not None and cost > limits.max_cost:
+    for loads_U, cap in limits.caps:
+        for unit in np.flatnonzero(loads_U > cap + ROUNDING):
             raise ValueError(
-                f"Unit {unit} costs {cost:g}, and a group may cost {limits.max_cost:g} in all. "
+                f"Unit {unit} costs {loads_U[unit]:g}, and a group may cost {cap:g} in all. "
                 "Raise the limit or split the unit."
             )
     if num_units == 1:
@@ -75,10 +75,10 @@ def exact_partition(weights: np.ndarray, limits: Limits, *, time_limit: float = 
         ij, jk, ik = index[i, j], index[j, k], index[i, k]
         for a, b, c in ((ij, jk, ik), (ij, ik, jk), (ik, jk, ij)):
             rows.at_most({a: 1.0, b: 1.0, c: -1.0}, 1.0)
-    if limits.max_cost is not None:
+    for loads_U, cap in limits.caps:
         for i in range(num_units):
-            others = {index[min(i, j), max(i, j)]: limits.costs_U[j] for j in range(num_units) if j != i}
-            rows.at_most(others, limits.max_cost - limits.costs_U[i])
+            others = {index[min(i, j), max(i, j)]: loads_U[j] for j in range(num_units) if j != i}
+            rows.at_most(others, cap - loads_U[i])
     if limits.num_groups is not None:
         _count_groups(rows, num_units, limits.num_groups, lambda i, j: index[i, j])
     result = milp(

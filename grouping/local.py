@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from grouping.links import Limits
+from grouping.links import ROUNDING, Limits
 from grouping.partition import Partition, in_order, pair_sum, respects
 
 _EPSILON = 1e-9
@@ -44,15 +44,15 @@ def agglomerate(weights: np.ndarray, limits: Limits, *, sizes: np.ndarray | None
     history = [labels.copy()]
     sums = weights.astype(float).copy()
     sizes = np.ones(num_units) if sizes is None else sizes.astype(float).copy()
-    costs = limits.costs_U.astype(float).copy()
+    caps = [(loads.astype(float).copy(), cap) for loads, cap in limits.caps]
     barred = (
         np.eye(num_units, dtype=bool) if limits.apart_UU is None else limits.apart_UU | np.eye(num_units, dtype=bool)
     )
     for _ in range(num_units - (limits.num_groups or 1)):
         means = sums / np.outer(sizes, sizes)
         means[barred] = -np.inf
-        if limits.max_cost is not None:
-            means[costs[:, None] + costs[None, :] > limits.max_cost] = -np.inf
+        for loads, cap in caps:
+            means[loads[:, None] + loads[None, :] > cap + ROUNDING] = -np.inf
         keep, gone = sorted(divmod(int(np.argmax(np.round(means, 12))), num_units))
         mean = means[keep, gone]
         if mean == -np.inf or (limits.num_groups is None and mean <= 0):
@@ -61,7 +61,8 @@ def agglomerate(weights: np.ndarray, limits: Limits, *, sizes: np.ndarray | None
         sums[keep] += sums[gone]
         sums[:, keep] += sums[:, gone]
         sizes[keep] += sizes[gone]
-        costs[keep] += costs[gone]
+        for loads, _ in caps:
+            loads[keep] += loads[gone]
         barred[keep] |= barred[gone]
         barred[:, keep] |= barred[:, gone]
         barred[gone] = barred[:, gone] = True
@@ -155,9 +156,9 @@ def _seat(wanted: np.ndarray, limits: Limits) -> np.ndarray:
     rows = [LinearConstraint(coo_array((ones, (units, np.arange(len(units)))), shape=shape).tocsr(), 1, 1)]
     shape = (num_groups, num_units * num_groups)
     rows.append(LinearConstraint(coo_array((ones, (groups, np.arange(len(units)))), shape=shape).tocsr(), 1, np.inf))
-    if limits.max_cost is not None:
-        costs = coo_array((limits.costs_U[units], (groups, np.arange(len(units)))), shape=shape).tocsr()
-        rows.append(LinearConstraint(costs, -np.inf, limits.max_cost))
+    for loads, cap in limits.caps:
+        row = coo_array((loads[units], (groups, np.arange(len(units)))), shape=shape).tocsr()
+        rows.append(LinearConstraint(row, -np.inf, cap))
     if limits.apart_UU is not None and limits.apart_UU.any():
         a, b = np.nonzero(np.triu(limits.apart_UU))
         row = np.arange(len(a) * num_groups)

@@ -7,13 +7,14 @@ sorted by name first, so the same measurements give the same plan in whatever or
 
 # S snapshots, R microbatches, T tasks, P parameters of the generated prompts; U units (fused tasks)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import adjusted_rand_score
 
+from grouping.affinities import affinity
 from grouping.config import GroupingConfig
 from grouping.decision import Decision, decide
 from grouping.links import check_links, fuse
@@ -26,7 +27,8 @@ from grouping.reasons import (
     leaf_order,
     summarise,
 )
-from grouping.similarity import Similarity, cross_fitted, plain_cosine
+from grouping.similarity import Similarity
+from grouping.verdict import Verdict
 
 
 class SecondOpinion(BaseModel):
@@ -77,28 +79,39 @@ class Plan(BaseModel):
     excluded: dict[str, str]
     """Tasks without a usable gradient, with the reason."""
     settings: GroupingConfig
+    verdict: Verdict | None = None
+    """Whether the gradients show groups, and whether they can; null where nothing could be compared."""
+    solver: str | None = None
+    """What found the groups: `spectral`, `exact`, `local search`, `subsets`, `average linkage`, `one group`, ..."""
+    gap: float | None = None
+    """Relative distance to the proven optimum of the objective; null where nothing was proven."""
 
 
 def make_plan(
-    gradients: np.ndarray, task_names: Sequence[str], config: GroupingConfig, *, facts: TaskFacts | None = None
+    gradients: np.ndarray,
+    task_names: Sequence[str],
+    config: GroupingConfig,
+    *,
+    facts: TaskFacts | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> Plan:
     """The plan for these signatures.  [snapshots, microbatches, tasks, params]
 
     Raises ValueError where shapes and names do not fit, or where the config demands what cannot be.
     """
-    return plan_from(measure(gradients, task_names, facts), config)
+    return plan_from(measure(gradients, task_names, facts), config, costs=costs)
 
 
-def plan_from(measurement: Measurement, config: GroupingConfig) -> Plan:
-    """The plan from what was measured before: the way of every what-if."""
+def plan_from(measurement: Measurement, config: GroupingConfig, *, costs: Mapping[str, float] | None = None) -> Plan:
+    """The plan from what was measured before: the way of every what-if. `costs` per task are for `max_group_cost`."""
     names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
     check_links(config, names)
     if not usable:
         return _unmeasured(names, config, bad)
-    measured = cross_fitted(measurement) if config.similarity == "cross_fit" else plain_cosine(measurement)
+    measured = affinity(measurement, config.similarity, seed=config.seed)
     # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
     units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
-    decision = decide(measured, usable, units, config)
+    decision = decide(measurement, measured, units, config, costs)
     groups = _name_groups([[name for unit in members for name in unit] for members in decision.groups(units)], bad)
     reasons = explain_tasks(names, groups, usable, measured, decision, bad)
     return Plan(
@@ -118,6 +131,9 @@ def plan_from(measurement: Measurement, config: GroupingConfig) -> Plan:
         second_opinion=_second_opinion(decision, usable),
         excluded={name: bad[name] for name in names if name in bad},
         settings=config,
+        verdict=decision.verdict,
+        solver=decision.solver,
+        gap=decision.gap,
     )
 
 

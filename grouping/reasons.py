@@ -127,10 +127,8 @@ def summarise(
         found = len(np.unique(decision.labels_T))
         if found < config.num_groups:
             sentences.append(f"Only {_count(found, 'group')} could be formed of the tasks with a usable gradient.")
-    elif decision.structure is not None and not decision.structure.found and len(usable) > 1:
-        sentences.append(
-            "The similarities show no groups that stand out from the noise, so the tasks were not split by them."
-        )
+    if decision.verdict is not None and len(usable) > 1:
+        sentences.append(decision.verdict.sentence)
     if len(usable) > 1:
         worth = decision.objective
         sentences.append(

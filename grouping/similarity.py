@@ -37,6 +37,8 @@ class Similarity:
     """The same cosine after each snapshot's mean direction is taken out, for the test of structure."""
     reliability_T: np.ndarray | None
     """Agreement of a task with itself on other data; None with a single microbatch."""
+    noise: float = 0.0
+    """Standard deviation of an entry of the numerator, root mean square over pairs; 0 where it is not known."""
 
 
 def cross_fit(gradients: np.ndarray) -> Similarity:
@@ -66,6 +68,7 @@ def cross_fitted(measurement: Measurement) -> Similarity:
         cosine_TT=sorted_mean(measurement.cosines_STT),
         projected_TT=sorted_mean([projected(cosine) for cosine in measurement.cosines_STT]),
         reliability_T=np.diagonal(numerator_TT).copy(),
+        noise=_noise(measurement, numerator_TT),
     )
 
 
@@ -122,6 +125,17 @@ def jackknife(
     error_TT = np.sqrt((len(values) - 1) * values.var(axis=0))
     np.fill_diagonal(error_TT, 0.0)
     return error_TT
+
+
+def _noise(measurement: Measurement, numerator_TT: np.ndarray) -> float:
+    """Read from the jackknife, or where nothing can be left out from the noise's effective dimension."""
+    assert measurement.numerators_STT is not None
+    error_TT = jackknife(measurement.numerators_STT, measurement.fewer_numerators_SRTT, np.asarray)
+    if error_TT is not None:
+        return float(np.sqrt((error_TT[np.triu_indices(len(error_TT), k=1)] ** 2).mean())) if len(error_TT) > 1 else 0.0
+    # Two products of halves are averaged, and what a half does not share with the other is noise.
+    share = 1 - float(np.clip(np.diagonal(numerator_TT), 0, 1).mean()) ** 2
+    return float(np.sqrt(share / (2 * measurement.effective_dimension * measurement.num_snapshots)))
 
 
 def _numbered(gradients: np.ndarray) -> list[str]:

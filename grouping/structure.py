@@ -31,8 +31,8 @@ class Structure:
     """The similarity above which a pair speaks for training together (tau); 0 where the pairs do not part."""
 
 
-def find_structure(measured: Similarity) -> Structure:
-    """Reads verdict and threshold from the reliable pairs.
+def find_structure(measured: Similarity, *, found: bool = False) -> Structure:
+    """Reads verdict and threshold from the reliable pairs; `found` where structure is known already.
 
     There is structure where the similarities spread clearly more than their standard errors allow, or, with many tasks,
     where a two-component mixture explains the cosines (without their mean direction) much better than one component,
@@ -46,7 +46,8 @@ def find_structure(measured: Similarity) -> Structure:
     weight = pair_reliability(measured)[rows, columns]
     reliable = weight >= 0.5 * np.quantile(weight, 0.9)
     similarities = measured.similarity_TT[rows, columns][reliable]
-    found = num_tasks >= MIN_TASKS_FOR_EVIDENCE and evidence(measured.projected_TT[rows, columns]) > MIN_EVIDENCE
+    if not found and num_tasks >= MIN_TASKS_FOR_EVIDENCE:
+        found = evidence(measured.projected_TT[rows, columns]) > MIN_EVIDENCE
     if not found and measured.standard_error_TT is not None:
         found = _spread(similarities, measured.standard_error_TT[rows, columns][reliable], num_tasks)
     if found:
@@ -63,9 +64,14 @@ def pair_reliability(measured: Similarity) -> np.ndarray:
 
 
 def opposed_pairs(measured: Similarity) -> np.ndarray:
-    """Pairs whose gradients plainly oppose each other: below -0.5 by four standard errors.  -> bool [tasks, tasks]"""
+    """Pairs whose gradients plainly oppose each other: below -0.5 by four standard errors.  -> bool [tasks, tasks]
+
+    Where nothing could be left out to measure standard errors, they are told from the noise of the numerators.
+    """
     errors = measured.standard_error_TT
-    return measured.similarity_TT + (0.0 if errors is None else 4 * errors) < -0.5
+    if errors is None:
+        errors = measured.noise / pair_reliability(measured)
+    return measured.similarity_TT + 4 * errors < -0.5
 
 
 def pair_threshold(similarities: np.ndarray) -> float:

@@ -10,7 +10,7 @@ without an answer at twenty.
 
 import numpy as np
 
-from grouping.links import Limits
+from grouping.links import ROUNDING, Limits
 
 MAX_SUBSETS = 14
 """Most units for which all subsets are weighed."""
@@ -39,8 +39,8 @@ def best_subsets(worth: np.ndarray, limits: Limits) -> tuple[np.ndarray, float] 
     """
     num_units = len(limits.costs_U)
     allowed = np.ones(len(worth), dtype=bool)
-    if limits.max_cost is not None:
-        allowed &= subset_totals(limits.costs_U) <= limits.max_cost
+    for loads_U, cap in limits.caps:
+        allowed &= subset_totals(loads_U) <= cap + ROUNDING
     if limits.apart_UU is not None:
         allowed &= subset_sums(limits.apart_UU.astype(float)) == 0
     most = limits.num_groups or num_units

@@ -129,7 +129,8 @@ def test_where_nothing_was_planted_nothing_is_found(num_tasks: int, related: boo
 def test_without_structure_all_train_together():
     plan = make_plan(planted([0] * 8, sigma=1), names_of(range(8)), GroupingConfig())
     assert plan.num_groups == 1
-    assert "no groups that stand out" in plan.summary
+    assert "No groups stand out" in plan.summary
+    assert plan.verdict is not None and plan.verdict.kind == "one_group"
 
 
 @pytest.mark.parametrize(("num_tasks", "num_groups"), [(3, 2), (4, 2), (6, 3), (8, 3), (9, 3), (12, 4)])
