@@ -25,7 +25,7 @@ from workers.training.train import train_step
 
 TEMPLATES = ("a {}.", "a photo of the {}.", "{}, painted.")
 CONFIG = TrainConfig(max_steps=9, batch_size=6, warmup_epochs=0, lr=0.05, optimizer="sgd", augment=AugmentConfig())
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = 1e-5
 
 
 def _trained(clip: FrozenCLIP, method: MethodConfig, task: TaskData) -> GroupRun:
@@ -69,7 +69,7 @@ def test_taskres_is_the_cosine_with_the_base_plus_alpha_times_the_residual(
     assert np.abs(x).min() > 0
     base = (t[0] + t[1] + t[2]) / 3
     expected = tiny_clip.logit_scale * _unit(z) @ _unit(base + 0.7 * x).T
-    np.testing.assert_allclose(_logits(run), expected, **CLOSE)
+    np.testing.assert_allclose(_logits(run), expected, rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("modality", ["vision", "text", "both"])
@@ -90,7 +90,7 @@ def test_clip_adapter_is_the_cosine_of_the_mixtures(tiny_clip: FrozenCLIP, tasks
     if modality != "vision":
         text = mixed(text, "text")
     expected = tiny_clip.logit_scale * _unit(z) @ _unit(text).T
-    np.testing.assert_allclose(_logits(run), expected, **CLOSE)
+    np.testing.assert_allclose(_logits(run), expected, rtol=CLOSE, atol=CLOSE)
     assert len(state) == (4 if modality == "both" else 2)
 
 
@@ -104,13 +104,13 @@ def test_tip_adapter_adds_the_votes_of_a_cache_of_mean_directions(tiny_clip: Fro
     one_hot = np.eye(3)[labels.numpy()]
     text = _unit(_unit(t).mean(axis=0))
     expected = tiny_clip.logit_scale * _unit(z) @ text.T + 2.5 * np.exp(-1.8 * (1 - _unit(z) @ keys.T)) @ one_hot
-    np.testing.assert_allclose(_logits(run), expected, **CLOSE)
+    np.testing.assert_allclose(_logits(run), expected, rtol=CLOSE, atol=CLOSE)
 
 
 def test_tip_adapter_f_is_the_same_formula_with_its_trained_keys(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData]):
-    settings = {"alpha": 2.5, "beta": 1.8, "search": False, "views": 4, "templates": TEMPLATES}
-    run = _trained(tiny_clip, TipAdapterFConfig(**settings), tasks["art"])
-    start = _trained(tiny_clip, TipAdapterConfig(**settings), tasks["art"])
+    method = TipAdapterFConfig(alpha=2.5, beta=1.8, search=False, views=4, templates=TEMPLATES)
+    run = _trained(tiny_clip, method, tasks["art"])
+    start = _trained(tiny_clip, TipAdapterConfig(views=4, search=False), tasks["art"])
     z, t = _towers(tiny_clip, tasks["art"])
     keys = _state(run)["keys"].astype(np.float64)
     assert np.abs(keys - _state(start)["keys"]).max() > 1e-3
@@ -118,4 +118,4 @@ def test_tip_adapter_f_is_the_same_formula_with_its_trained_keys(tiny_clip: Froz
     for row, key in enumerate(keys):  # one image's vote after another
         votes[:, row % 3] += np.exp(-1.8 * (1 - _unit(z) @ key))
     expected = tiny_clip.logit_scale * _unit(z) @ _unit(_unit(t).mean(axis=0)).T + 2.5 * votes
-    np.testing.assert_allclose(_logits(run), expected, **CLOSE)
+    np.testing.assert_allclose(_logits(run), expected, rtol=CLOSE, atol=CLOSE)
