@@ -3,8 +3,8 @@
     W_q <- W_q + (alpha / r) B_q A_q        W_v likewise; A Kaiming-uniform, B zero: it starts as CLIP
 
 open_clip packs queries, keys and values into one weight: the updates are added to their rows, and the sum stands in
-for the frozen tensor.  That costs the gradient of the whole packed weight, about a tenth of a step; in return both towers
-compute what a merged LoRA computes, on every path.  Updates of a group and of a task add up.
+for the frozen tensor.  That costs the gradient of the whole packed weight, about a tenth of a step; in return both
+towers compute what a merged LoRA computes, on every path.  Updates of a group and of a task add up.
 
     # K layers, D tower width, r rank
 """
