@@ -58,6 +58,8 @@ def test_every_method_of_the_union_is_tried_and_in_the_table_under_every_sharing
         sharings = set(config_class.sharings or (None,))
         assert {getattr(case.config, "sharing", None) for case in cases} == sharings
         assert {row["sharing"] for row in table if row["method"] == kind} == sharings
+    small = rows("demo", classes=3, tasks=2, groups=1)  # settings that do not fit are left out
+    assert {row["method"] for row in small} == set(all_cases) and len(small) < len(table)
 
 
 @only(lambda case: case.small.identity)
