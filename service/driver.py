@@ -16,6 +16,7 @@ from service.stages.group import group
 from service.stages.profile import profile
 from service.stages.publish import publish
 from service.stages.run import Interrupted, JobRun, StageFailed, StaleAttempt
+from service.stages.search import search
 from service.stages.train import train
 from service.stages.validate import validate
 from service.states import JobState
@@ -41,9 +42,12 @@ def run_job(
     run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
     try:
         launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
+        if job.spec.search is not None:
+            launcher.check_search(job.spec.search)
         validate(run)
         profile(run)
         group(run)
+        search(run)
         trained = train(run)
         to, reason = publish(run, trained)
     except Interrupted as wish:

@@ -18,9 +18,11 @@ from service.curves import NUM_COLOURS, Chart, Curve, chart
 from service.heat_map import heat_map, shown_order
 from service.scores import LEGENDS, by_metric, title
 from service.spec import JobSpec
+from workers.launching.trials import words
 
 Kind = Literal["plan", "all", "alone", "zero_shot", "shared"]
 BASELINES = {"zero_shot": "zero-shot", "alone": "alone", "all": "all in one"}
+MAX_TRIALS_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class ReportInputs:
     curves: Sequence[Curve] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    search: Mapping[str, Any] | None = None
+    """What `search.json` holds; None: nothing was searched."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,8 @@ def render_report(inputs: ReportInputs) -> str:
         order=order,
         heat=heat_map(inputs.plan),
         panels=_panels(inputs),
+        search=inputs.search,
+        max_trials=MAX_TRIALS_SHOWN,
         spec=yaml.safe_dump(inputs.job.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
 
@@ -270,6 +276,7 @@ def _template() -> Template:
         "direction": _direction,
         "duration": _duration,
         "count": _count,
+        "setting": words,
         "metric": title,
         "number": _number,
     }

@@ -9,8 +9,10 @@ from grouping.config import GroupingConfig
 from grouping.links import check_links
 from service.reading import quoted, read_spec
 from workers.clip.config import BackboneConfig
-from workers.data.config import ExplicitSplit, FolderSource, ManifestSource, TaskConfig
+from workers.data.config import DemoSource, ExplicitSplit, FolderSource, FractionSplit, ManifestSource, TaskConfig
 from workers.data.roots import DataRoots
+from workers.launching.search_config import SearchConfig
+from workers.launching.search_space import check_search
 from workers.methods.config import MethodConfig, MmAPConfig, Sharing
 from workers.spec import Spec
 from workers.training.config import ProfileConfig, TrainConfig
@@ -47,8 +49,8 @@ class JobSpec(Spec):
     """How groups and baselines train."""
     baselines: tuple[Baseline, ...] = Field(default_factory=lambda known: _defined_baselines(known["method"]))
     """What every task is compared with.  Left out: zero_shot, and of alone and all what the method defines."""
-    search: None = None
-    """Hyper-parameter search is not available yet; only `null` is accepted."""
+    search: SearchConfig | None = None
+    """Settings tried on validation images before the groups train with the best.  Left out: the job's own are taken."""
     resources: ResourcesConfig = ResourcesConfig()
     """Where groups train."""
 
@@ -116,11 +118,46 @@ class JobSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _search_fits_the_job(self) -> "JobSpec":
+        if self.search is None:
+            return self
+        check_search(self.search, self.method, self.training)
+        if blind := [task.name for task in self.tasks if _has_no_validation_images(task)]:
+            raise ValueError(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
+        kinds = sorted({task.kind for task in self.tasks})
+        if self.search.metric == "val_loss" and len(kinds) > 1:
+            raise ValueError(
+                f"search: metric=val_loss given, but losses of {' and '.join(kinds)} tasks have no common scale. "
+                "Use val_score."
+            )
+        return self
+
     @property
     def trivial_sharing(self) -> Literal["alone", "all"] | None:
         """Who trains with whom when that needs no gradients: the job skips profile and group.  None: it needs both."""
         sharing = sharing_of(self.method) or "all"
         return sharing if sharing == "alone" or sharing == "all" else None
+
+
+NO_VALIDATION = (
+    "settings are compared on validation images, and {tasks} would have none. "
+    "Give val_shots, val_fraction or a val source."
+)
+
+
+def _has_no_validation_images(task: TaskConfig) -> bool:
+    """What can be told without the data: those may come with a validation part of their own."""
+    brings_parts = isinstance(task.source, DemoSource) or (
+        isinstance(task.source, ManifestSource) and task.source.split_column is not None
+    )
+    match task.split:
+        case ExplicitSplit():
+            return task.split.val is None
+        case FractionSplit():
+            return task.split.val_fraction == 0 and not brings_parts
+        case _:
+            return task.split.val_shots == 0
 
 
 def sharing_of(method: MethodConfig) -> Sharing | None:

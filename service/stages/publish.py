@@ -14,6 +14,7 @@ from service.scores import METRIC_OF
 from service.stages.group import ARTIFACT as PLAN
 from service.stages.group import read_plan
 from service.stages.run import JobRun
+from service.stages.search import ARTIFACT as SEARCH
 from service.stages.train import Trained, result_rows
 from service.stages.validate import datasets
 from service.states import JobState
@@ -44,6 +45,8 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
         "report.html": render_report(report_inputs(run, trained, found, versions=versions)),
     }
+    if run.spec.search is not None:
+        documents["search.json"] = run.files.read_text(SEARCH)
     run.check()
     # of an attempt that died right after it: what is written now may differ, and until it is whole there is no bundle
     run.files.path(f"{FOLDER}/{MANIFEST}").unlink(missing_ok=True)
@@ -96,6 +99,7 @@ def report_inputs(
         curves=[*_shared_curves(run), *(curve for result in trained.results.values() for curve in _curves(result))],
         versions=versions,
         warnings=list(warnings),
+        search=None if run.spec.search is None else run.files.read_json(SEARCH),
     )
 
 

@@ -18,6 +18,8 @@ from workers.training.results import Progress
 
 log = logging.getLogger(__name__)
 
+WITHOUT_ROW = ("validate", "search")
+"""Kinds of units that train no group of the job: what they do is told by events and artifacts."""
 MAX_POLL_SECONDS = 1.0
 PAUSE_GRACE_SECONDS = 60.0
 GRACE_SHARE = 0.7
@@ -59,7 +61,7 @@ def supervise(
 def _start(run: JobRun, work: Work) -> Running:
     started = run.launcher.start(work)
     for unit in work.groups:
-        if unit.kind != "validate":
+        if unit.kind not in WITHOUT_ROW:
             run.update_group(unit.id, state="running", worker=started.worker, reason=None)
     return started
 
@@ -109,7 +111,7 @@ def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
         for ended, outcome in _poll(run, running):
             running.remove(ended)
             for unit in ended.work.groups:
-                if unit.kind != "validate":
+                if unit.kind not in WITHOUT_ROW:
                     state = "failed" if outcome.kind == "failed" else "stopped"
                     run.update_group(unit.id, state=state, reason=outcome.error or None)
     for each in running:

@@ -13,19 +13,19 @@ from typing import Any
 from service.scores import in_words
 from service.stages.group import read_plan
 from service.stages.run import Interrupted, JobRun, StageFailed
+from service.stages.search import tuned
 from service.stages.supervise import supervise
 from service.stages.units import TrainUnits, train_units
 from service.stages.validate import datasets, fingerprints
 from service.states import JobState
 from workers.launching.board import Outcome
-from workers.launching.packing import pack
+from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
 from workers.launching.work import GroupUnit, PassWork, Work
+from workers.training.config import TrainConfig
 from workers.training.results import RESULT, GroupResult
 
 MAX_CRASHES = 2
 """Times that a group's process may vanish under it before the group is given up."""
-MAX_IMAGES_PER_STEP = 4096
-"""Images in one forward pass of several groups; a group that alone has more runs by itself."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ def train(run: JobRun) -> Trained:
     """
     run.enter(JobState.TRAINING)
     sizes = {name: found["num_train"] for name, found in datasets(run).items()}
-    trained = Trained(train_units(run.spec, read_plan(run), sizes))
+    trained = Trained(train_units(run.spec, read_plan(run), sizes, tuned(run)))
     run.put_groups(trained.units.units)
     _land_finished(run, trained, trained.units.units)
     _train_missing(run, trained)
@@ -62,7 +62,12 @@ def _train_missing(run: JobRun, trained: Trained) -> None:
         return
     devices = run.spec.resources.devices_per_group
     if devices == 1:
-        passes = pack(missing, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
+        alike: dict[TrainConfig, list[GroupUnit]] = {}  # one pass has one optimiser's settings
+        for unit in missing:
+            alike.setdefault(trained.units.trainings[unit.id], []).append(unit)
+        passes = [
+            members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
+        ]
     else:
         passes = [[unit] for unit in sorted(missing, key=lambda unit: unit.cost, reverse=True)]
     crashes = dict.fromkeys((unit.id for unit in missing), 0)
@@ -78,11 +83,11 @@ def _train_missing(run: JobRun, trained: Trained) -> None:
         if len(unfinished) > 1:
             run.event("pass_split", f"{ids}: {outcome.error} Trying them in two halves.", level="warning")
             half = (len(unfinished) + 1) // 2
-            return [_pass_work(run, part) for part in (unfinished[:half], unfinished[half:])]
+            return [_pass_work(run, trained, part) for part in (unfinished[:half], unfinished[half:])]
         (unit,) = unfinished
         if outcome.fault == "crash" and crashes[unit.id] < MAX_CRASHES:
             run.event("group_retried", f"{ids}: {outcome.error} Trying once more.", level="warning")
-            return [_pass_work(run, [unit])]
+            return [_pass_work(run, trained, [unit])]
         trained.failures[unit.id] = outcome.error or "it ended without a result"
         run.update_group(unit.id, state="failed", reason=trained.failures[unit.id])
         run.files.append_log(unit.id, [trained.failures[unit.id], *outcome.traceback.splitlines()])
@@ -92,24 +97,28 @@ def _train_missing(run: JobRun, trained: Trained) -> None:
     run.launcher.announce(run.job, run.attempt, missing, devices=devices)
     try:
         supervise(
-            run, [_pass_work(run, units) for units in passes], on_end, lambda: _land_finished(run, trained, missing)
+            run,
+            [_pass_work(run, trained, units) for units in passes],
+            on_end,
+            lambda: _land_finished(run, trained, missing),
         )
     except Interrupted:
         _land_finished(run, trained, missing)  # what finished while the others wrote their checkpoints
         raise
 
 
-def _pass_work(run: JobRun, units: list[GroupUnit]) -> PassWork:
+def _pass_work(run: JobRun, trained: Trained, units: list[GroupUnit]) -> PassWork:
     needed = {task for unit in units for task in unit.tasks}
     common = run.common()
     common["tasks"] = tuple(task for task in run.spec.tasks if task.name in needed)
     steps = max(unit.num_steps for unit in units)
+    training = trained.units.trainings[units[0].id]
     return PassWork(
         **common,
         groups=tuple(units),
         fingerprints=fingerprints(run),
         devices=run.spec.resources.devices_per_group,
-        training=run.spec.training if steps == 0 else run.spec.training.model_copy(update={"max_steps": steps}),
+        training=training if steps == 0 else training.model_copy(update={"max_steps": steps}),
         directories={unit.id: _directory(run, unit.id) for unit in units},
     )
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from service.reading import quoted
+from service.spec import NO_VALIDATION
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.states import JobState
@@ -27,6 +29,9 @@ def validate(run: JobRun) -> None:
         return []
 
     supervise(run, [ValidateWork(**run.common(), groups=(unit,))], on_end)
+    blind = [task["name"] for task in found["tasks"] if not task["num_val"]]
+    if run.spec.search is not None and blind:
+        raise StageFailed(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
     run.check()
     run.files.write_json(ARTIFACT, found)
     unreadable = sum(task["num_unreadable"] for task in found["tasks"])

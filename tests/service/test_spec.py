@@ -13,7 +13,9 @@ from workers.data.roots import DataRoots
 from workers.methods.config import MethodConfig, Sharing
 
 TASK = {"name": "art", "source": {"kind": "demo", "task": "digits-ink"}}
+FOLDER = {"name": "art", "source": {"kind": "folder", "uri": "art"}}
 JOB = {"name": "office", "backbone": {"model": "demo"}, "tasks": [TASK, {**TASK, "name": "clipart"}]}
+SEARCH = {"space": {"training.lr": {"loguniform": [0.001, 0.1]}}}
 
 
 def every_method() -> list[MethodConfig]:
@@ -65,7 +67,17 @@ def test_a_spec_survives_its_own_json() -> None:
         ({"resources": {"device": "tpu"}}, "resources.device", "given 'tpu'"),
         ({"training": {"lr": float("nan")}}, "training.lr", "finite"),
         ({"name": "two words"}, "name", "given 'two words'"),
-        ({"search": {"lr": [1]}}, "search", "None"),
+        ({"search": {"space": {"training.lr": {"normal": [0, 1]}}}}, "search.space.training.lr", "one of {uniform:"),
+        ({"search": {"space": {"training.lrr": {"choice": [1]}}}}, "", "Did you mean training.lr?"),
+        ({"search": {"space": {"training.lr": {"uniform": [0, 1]}}}}, "", "search: training.lr=0: Input should be"),
+        ({"search": {"space": {"training.seed": {"choice": [1, 2]}}}}, "", "training.seed cannot be searched"),
+        ({"search": SEARCH, "method": {"kind": "zero_shot"}, "grouping": {}}, "", "zero_shot takes no training steps"),
+        (
+            {"search": SEARCH, "tasks": [{**TASK, "split": {"shots": 4, "val_shots": 0}}]},
+            "",
+            "search: settings are compared on validation images, and 'art' would have none. Give val_shots",
+        ),
+        ({"search": SEARCH, "tasks": [{**FOLDER, "split": {"fraction": 0.5}}]}, "", "'art' would have none"),
         ({"tasks": [{**TASK, "split": 3}]}, "tasks[0].split", "dictionary"),
     ],
 )

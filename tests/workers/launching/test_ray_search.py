@@ -172,7 +172,7 @@ def test_the_same_seed_draws_the_same_settings_within_the_space_and_none_twice(m
         "training.optimizer": {"grid": ["sgd", "adamw"]},
     }
     work = make_search(space, job="job-drawn", search={"num_trials": 20})
-    drawn = draw_settings(work)
+    drawn: list[dict[str, Any]] = draw_settings(work)
     assert len(drawn) == 40
     assert drawn == draw_settings(work)
     assert drawn != draw_settings(replace(work, search=work.search.model_copy(update={"seed": 1})))
@@ -181,8 +181,10 @@ def test_the_same_seed_draws_the_same_settings_within_the_space_and_none_twice(m
     assert {tuple(setting["method.source_shape"]) for setting in drawn} == {(2, 2), (2, 1)}
     assert [setting["training.optimizer"] for setting in drawn] == ["sgd", "adamw"] * 20
     assert all(apply_setting(setting, work.method, work.training) for setting in drawn)
-    few = make_search({"training.batch_size": {"choice": [4, 8]}}, job="job-few", search={"num_trials": 20})
-    assert sorted(setting["training.batch_size"] for setting in draw_settings(few)) == [4, 8]
+    few: list[dict[str, Any]] = draw_settings(
+        make_search({"training.batch_size": {"choice": [4, 8]}}, job="job-few", search={"num_trials": 20})
+    )
+    assert sorted(setting["training.batch_size"] for setting in few) == [4, 8]
 
 
 def test_optuna_learns_from_earlier_attempts_and_repeats_none_of_their_settings(make_search):
