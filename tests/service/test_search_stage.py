@@ -45,7 +45,9 @@ class WishingStore(Store):
 class Ended(Running):
     """A search that was over as soon as it began."""
 
-    worker = "nowhere"
+    @property
+    def worker(self) -> str:
+        return "nowhere"
 
     def poll(self) -> Update:
         return Update(outcome=Outcome("done", value={"num_not_run": 2}))
