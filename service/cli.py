@@ -1,7 +1,7 @@
 """The `cohort` command: talks to a service over HTTP, and starts one with `up`.
 
-Commands that need more than a connection (`up`, `demo`, `predict`, `methods`, `doctor`) live in modules of their own
-that are loaded when they are called, so that looking at a job does not wait for torch.
+Commands that need more than a connection (`up`, `demo`, `predict`, `methods`, `bench`, `doctor`) live in modules of
+their own that are loaded when they are called, so that looking at a job does not wait for torch.
 """
 
 import importlib
@@ -241,6 +241,27 @@ def methods(
 ) -> None:
     """List the methods, and how many numbers each trains on a backbone.  No weights are loaded."""
     _load("service.cli_local:methods")(backbone, classes=classes, tasks=tasks, groups=groups, as_json=as_json)
+
+
+@app.command()
+def bench(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A benchmark description, YAML or JSON; see examples/benchmarks.")],
+    out: Annotated[Path | None, typer.Option(help="Results go here.  (default: var/bench/NAME)")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Contestants at a time, each in a process.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each process.  (default: a fair share)")] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda` or `cuda:1`.")] = "auto",
+    validation: Annotated[bool, typer.Option("--validation", help="Score validation images, to choose by.")] = False,
+    data_root: Annotated[list[Path] | None, typer.Option(help="A folder it may read.  (default: data)")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure methods x sharing x shots x seeds on tasks, here: one table and a figure.  Goes on where it stopped.
+
+    Exits with 1 if a cell failed; the table says which, and why.
+    """
+    given = {"out": out, "workers": workers, "threads": threads, "device": device, "validation": validation}
+    given |= {"data_root": data_root, "as_json": as_json}
+    raise typer.Exit(_load("service.cli_bench:bench")(file, home=ctx.obj[0], **given))
 
 
 def main() -> None:
