@@ -1,9 +1,10 @@
 """`make bench`: every measurement, one after the other."""
 
-from bench import attention, demo_grouping, speed, start
+from bench import attention, demo_grouping, features, speed, start
 
 if __name__ == "__main__":
     attention.main()
     speed.main()
+    features.main()
     demo_grouping.main()
     start.main()
