@@ -141,7 +141,7 @@ class BenchSpec(Spec):
     @model_validator(mode="after")
     def _methods_fit_the_tasks(self) -> "BenchSpec":
         for entry in self.methods:
-            kinds = type(entry.method).kinds
+            kinds = entry.method.task_kinds()
             if unfit := [task.name for task in self.tasks if task.kind not in kinds]:
                 raise ValueError(
                     f"methods: {entry.method.kind} learns tasks of kind {' and '.join(kinds)} only, not "

@@ -237,10 +237,13 @@ def methods(
     classes: Annotated[int, typer.Option(min=1, help="Classes of a task.")] = 65,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks of the job.")] = 4,
     groups: Annotated[int, typer.Option(min=1, help="Groups of its plan.")] = 2,
+    shots: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 6,
     as_json: _Json = False,
 ) -> None:
     """List the methods, and how many numbers each trains on a backbone.  No weights are loaded."""
-    _load("service.cli_local:methods")(backbone, classes=classes, tasks=tasks, groups=groups, as_json=as_json)
+    _load("service.cli_local:methods")(
+        backbone, classes=classes, tasks=tasks, groups=groups, shots=shots, as_json=as_json
+    )
 
 
 @app.command()

@@ -61,9 +61,9 @@ def _line(answer: dict[str, Any]) -> str:
     return ", ".join(told[name] for name in answer["classes"]) or f"no class; likeliest {next(iter(told.values()))}"
 
 
-def methods(backbone: str, *, classes: int, tasks: int, groups: int, as_json: bool) -> None:
+def methods(backbone: str, *, classes: int, tasks: int, groups: int, shots: int, as_json: bool) -> None:
     """Prints one row per method, setting and sharing."""
-    found = rows(backbone, classes=classes, tasks=tasks, groups=groups)
+    found = rows(backbone, classes=classes, tasks=tasks, groups=groups, shots=shots)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

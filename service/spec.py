@@ -82,7 +82,7 @@ class JobSpec(Spec):
 
     @model_validator(mode="after")
     def _method_fits_the_tasks(self) -> "JobSpec":
-        kinds = type(self.method).kinds
+        kinds = self.method.task_kinds()
         unfit = [task.name for task in self.tasks if task.kind not in kinds]
         if unfit:
             raise ValueError(

@@ -10,7 +10,7 @@ from service.errors import SpecError
 from service.reading import MAX_BYTES
 from service.spec import check_roots, parse_spec, sharing_of, with_sharing
 from workers.data.roots import DataRoots
-from workers.methods.config import MethodConfig, Sharing
+from workers.methods.config import CoOpConfig, MethodConfig, Sharing
 
 TASK = {"name": "art", "source": {"kind": "demo", "task": "digits-ink"}}
 FOLDER = {"name": "art", "source": {"kind": "folder", "uri": "art"}}
@@ -204,7 +204,10 @@ def test_retrieval_over_several_devices_is_refused() -> None:
         parse_spec({**job, "resources": {"devices_per_group": 2}})
 
 
-@pytest.mark.parametrize("method", [method for method in every_method() if "retrieval" not in type(method).kinds])
+@pytest.mark.parametrize(
+    "method",
+    [*(method for method in every_method() if "retrieval" not in method.task_kinds()), CoOpConfig(class_specific=True)],
+)
 def test_a_task_of_a_kind_that_the_method_does_not_learn_is_refused(method: MethodConfig) -> None:
     pairs = {"name": "pairs", "kind": "retrieval", "source": {"kind": "manifest", "uri": "pairs.csv"}}
     with pytest.raises(SpecError, match=f"'pairs' given, but {method.kind} learns tasks of kind classification"):

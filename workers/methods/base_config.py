@@ -50,6 +50,10 @@ class MethodSpec(Spec):
             )
         return self
 
+    def task_kinds(self) -> tuple[TaskKind, ...]:
+        """Task kinds it can train with these settings."""
+        return self.kinds
+
     def one_set(self, shape: BackboneShape, num_classes: int) -> int:
         """Numbers in one parameter set: what one group, or one task, trains.  `num_classes` of one task."""
         return 0

@@ -30,7 +30,6 @@ class CoOp(PromptMethod):
         self._coop = config
         self._is_prompt = not config.class_specific and config.class_position == "end"
         self._num_classes = len(tasks[0].class_names)
-        _refuse_captions(config, tasks)
         if config.class_specific and config.sharing != "alone":
             _refuse_unequal_classes(config, tasks)
         super().__init__(clip, tasks, config, seed=seed)
@@ -78,20 +77,6 @@ class CoOp(PromptMethod):
 def _per_class(context: torch.Tensor) -> torch.Tensor:
     """[1, M, D] of a context that all classes share."""
     return context if context.dim() == 3 else context[None]
-
-
-def _refuse_captions(config: CoOpConfig, tasks: Sequence[TaskInfo]) -> None:
-    retrieval = [task for task in tasks if task.kind == "retrieval"]
-    if retrieval and config.class_specific:
-        raise ValueError(
-            f"coop: task {retrieval[0].name!r} is of kind retrieval and has no classes that could have a context of "
-            "their own. Set class_specific: false."
-        )
-    if retrieval and config.class_position != "end":
-        raise ValueError(
-            f"coop: task {retrieval[0].name!r} is of kind retrieval; a context stands before a caption, not at "
-            f"class_position={config.class_position}. Use class_position: end."
-        )
 
 
 def _refuse_unequal_classes(config: CoOpConfig, tasks: Sequence[TaskInfo]) -> None:

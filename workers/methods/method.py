@@ -69,10 +69,11 @@ class Method(ABC):
         self.infos = {task.name: task for task in tasks}
         self.tasks = tuple(self.infos)
         assert len(self.tasks) == len(tasks) > 0
-        if unfit := [task for task in tasks if task.kind not in config.kinds]:
+        if unfit := [task for task in tasks if task.kind not in config.task_kinds()]:
             raise ValueError(
                 f"method {getattr(config, 'kind', '')}: task {unfit[0].name!r} is of kind {unfit[0].kind}, but it "
-                f"learns {' and '.join(config.kinds)} only. Choose another method, or leave the task out."
+                f"learns {' and '.join(config.task_kinds())} only with these settings. Choose another method, or leave "
+                "the task out."
             )
         self._bias = {
             task.name: torch.zeros((), device=clip.device).requires_grad_(config.trains)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from workers.clip.config import BackboneShape
+from workers.data.config import TaskKind
 from workers.methods.base_config import HALVES, MethodSpec, OptimizerDefaults, Sharing
 
 
@@ -51,6 +52,12 @@ class CoOpConfig(PromptSpec):
     def context_length(self) -> int:
         """M."""
         return self.num_context_tokens or len((self.init_words or "").split()) or 16
+
+    def task_kinds(self) -> tuple[TaskKind, ...]:
+        """All; captions take a context before them, and have no classes with contexts of their own."""
+        if not self.class_specific and self.class_position == "end":
+            return self.kinds
+        return tuple(kind for kind in self.kinds if kind != "retrieval")
 
     def one_set(self, shape: BackboneShape, num_classes: int) -> int:
         """M*D_text, or that for every class."""

@@ -191,8 +191,16 @@ def test_settings_that_contradict_themselves_are_refused(settings: dict[str, Any
             [ART, PETS],
             r"'art' has 3 classes \(red, green, blue\) and 'pets' has 2 classes \(cat, dog\)",
         ),
-        (CoOpConfig(class_specific=True), [FOUND], "'found' is of kind retrieval and has no classes"),
-        (CoOpConfig(class_position="front"), [FOUND], "stands before a caption, not at class_position=front"),
+        (
+            CoOpConfig(class_specific=True),
+            [FOUND],
+            "'found' is of kind retrieval, but it learns classification and multi_label only",
+        ),
+        (
+            CoOpConfig(class_position="front"),
+            [FOUND],
+            "'found' is of kind retrieval, but it learns classification and multi_label only",
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_or_the_tasks_is_refused(
