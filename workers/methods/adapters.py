@@ -39,12 +39,12 @@ class AdapterMethod(SetMethod):
     def __init__(self, clip: FrozenCLIP, tasks: Sequence[TaskInfo], config: AdapterSpec, *, seed: int):
         self.spec = config
         self._towers: dict[Tower, ImageTower | TextTower] = {"image": clip.image, "text": clip.text}
+        # Number of adapters, tower width and bottleneck width of the towers that have adapters.
         self.sizes: dict[Tower, tuple[int, int, int]] = {
             name: (tower.layers * len(config.where), tower.width, config.bottleneck(name, tower.width))
             for name, tower in self._towers.items()
             if config.has(name)
         }
-        """Number of adapters, tower width and bottleneck width of the towers that have adapters."""
         if config.task_prefix and (captioned := [task.name for task in tasks if task.kind == "retrieval"]):
             raise ValueError(
                 f"task_prefix=true: task {captioned[0]!r} is of kind retrieval, whose texts are whole captions; a "
