@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from grouping.affinities import affinity
 from grouping.config import GroupingConfig
 from grouping.decision import Decision, decide
+from grouping.group_ids import group_ids
 from grouping.links import check_links, fuse
 from grouping.measurement import Measurement, TaskFacts, check_names, measure
 from grouping.reasons import (
@@ -94,16 +95,26 @@ def make_plan(
     *,
     facts: TaskFacts | None = None,
     costs: Mapping[str, float] | None = None,
+    previous: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """The plan for these signatures.  [snapshots, microbatches, tasks, params]
 
     Raises ValueError where shapes and names do not fit, or where the config demands what cannot be.
     """
-    return plan_from(measure(gradients, task_names, facts), config, costs=costs)
+    return plan_from(measure(gradients, task_names, facts), config, costs=costs, previous=previous)
 
 
-def plan_from(measurement: Measurement, config: GroupingConfig, *, costs: Mapping[str, float] | None = None) -> Plan:
-    """The plan from what was measured before: the way of every what-if. `costs` per task are for `max_group_cost`."""
+def plan_from(
+    measurement: Measurement,
+    config: GroupingConfig,
+    *,
+    costs: Mapping[str, float] | None = None,
+    previous: Mapping[str, Sequence[str]] | None = None,
+) -> Plan:
+    """The plan from what was measured before: the way of every what-if.
+
+    `costs` per task are for `max_group_cost`; groups keep the ids of the `previous` ones they share most tasks with.
+    """
     names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
     check_links(config, names)
     if not usable:
@@ -112,8 +123,10 @@ def plan_from(measurement: Measurement, config: GroupingConfig, *, costs: Mappin
     # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
     units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
     decision = decide(measurement, measured, units, config, costs)
-    groups = _name_groups([[name for unit in members for name in unit] for members in decision.groups(units)], bad)
-    reasons = explain_tasks(names, groups, usable, measured, decision, bad)
+    groups = _name_groups(
+        [[name for unit in members for name in unit] for members in decision.groups(units)], bad, previous
+    )
+    reasons = explain_tasks(names, groups, usable, measured, decision, bad, measurement)
     return Plan(
         origin="gradients",
         summary=summarise(groups, usable, decision, bad, config),
@@ -175,11 +188,13 @@ def trivial_plan(task_names: Sequence[str], origin: Literal["alone", "all"]) -> 
     )
 
 
-def _name_groups(members: list[list[str]], bad: dict[str, str]) -> dict[str, list[str]]:
-    """Group ids g1, g2, ... ordered by each group's first task name; leftover unusable tasks each get a group."""
+def _name_groups(
+    members: list[list[str]], bad: dict[str, str], previous: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
+    """Group ids in the order of each group's first task name; leftover unusable tasks each get a group."""
     seated = {name for tasks in members for name in tasks}
-    complete = [sorted(tasks) for tasks in members] + [[name] for name in bad if name not in seated]
-    return {f"g{number}": tasks for number, tasks in enumerate(sorted(complete), start=1)}
+    complete = sorted([sorted(tasks) for tasks in members] + [[name] for name in bad if name not in seated])
+    return dict(zip(group_ids(complete, previous), complete, strict=True))
 
 
 def _unmeasured(names: list[str], config: GroupingConfig, bad: dict[str, str]) -> Plan:

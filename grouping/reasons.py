@@ -15,7 +15,9 @@ from scipy.spatial.distance import squareform
 
 from grouping.config import GroupingConfig
 from grouping.decision import Decision
+from grouping.measurement import Measurement
 from grouping.similarity import Similarity
+from grouping.why import TaskWhy, task_why, where_sentence
 
 NUM_NEAREST = 5
 LOW_RELIABILITY = 0.1
@@ -30,6 +32,8 @@ class Neighbour(BaseModel):
     task: str
     similarity: float
     standard_error: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class TaskReason(BaseModel):
@@ -44,6 +48,10 @@ class TaskReason(BaseModel):
     margin: float | None
     """Mean similarity to its own group minus that to the best other group; null alone or without another group."""
     sentence: str
+    next_group: str | None = None
+    """The best other group, which the margin is against."""
+    why: TaskWhy | None = None
+    """Where in the prompts the agreement sits, and how it went over the snapshots."""
 
 
 class PlanGroup(BaseModel):
@@ -65,6 +73,7 @@ def explain_tasks(
     measured: Similarity,
     decision: Decision,
     bad: Mapping[str, str],
+    measurement: Measurement,
 ) -> list[TaskReason]:
     """One reason a task, in the order of `names`."""
     at = {name: index for index, name in enumerate(usable)}
@@ -80,10 +89,23 @@ def explain_tasks(
             sentence = f"{name} {linked}: {bad[name]}, so its similarity to other tasks is unknown."
             reasons.append(TaskReason(task=name, group=group, nearest=[], margin=None, sentence=sentence))
             continue
+        partners = [at[task] for task in groups[group] if task != name and task in at]
         nearest = _nearest(at[name], usable, measured)
         margin, other = _margin(name, group, groups, at, measured.similarity_TT)
         sentence = _task_sentence(name, group, groups[group], at, measured, decision, nearest, margin, other)
-        reasons.append(TaskReason(task=name, group=group, nearest=nearest, margin=margin, sentence=sentence))
+        others = [at[task] for task in groups[other] if task in at] if other is not None else []
+        why = task_why(measurement, at[name], partners, others or [at[near.task] for near in nearest[:1]])
+        reasons.append(
+            TaskReason(
+                task=name,
+                group=group,
+                nearest=nearest,
+                margin=margin,
+                sentence=" ".join(filter(None, [sentence, where_sentence(why)])),
+                next_group=other,
+                why=why,
+            )
+        )
     return reasons
 
 
@@ -157,8 +179,18 @@ def _nearest(task: int, usable: Sequence[str], measured: Similarity) -> list[Nei
 
 
 def _neighbour(task: int, other: int, usable: Sequence[str], measured: Similarity) -> Neighbour:
-    error = None if measured.standard_error_TT is None else float(measured.standard_error_TT[task, other])
-    return Neighbour(task=usable[other], similarity=float(measured.similarity_TT[task, other]), standard_error=error)
+    value = float(measured.similarity_TT[task, other])
+    if measured.standard_error_TT is None:
+        return Neighbour(task=usable[other], similarity=value, standard_error=None)
+    error = float(measured.standard_error_TT[task, other])
+    reach = measured.quantile * error
+    return Neighbour(
+        task=usable[other],
+        similarity=value,
+        standard_error=error,
+        low=max(value - reach, -1.0),
+        high=min(value + reach, 1.0),
+    )
 
 
 def _margin(

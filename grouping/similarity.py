@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from grouping.grams import projected, sorted_mean
 from grouping.measurement import Measurement, measure
@@ -39,6 +40,8 @@ class Similarity:
     """Agreement of a task with itself on other data; None with a single microbatch."""
     noise: float = 0.0
     """Standard deviation of an entry of the numerator, root mean square over pairs; 0 where it is not known."""
+    quantile: float = 2.0
+    """Standard errors from the estimate to the ends of a 95 % interval (Student's t over what was left out)."""
 
 
 def cross_fit(gradients: np.ndarray) -> Similarity:
@@ -69,6 +72,7 @@ def cross_fitted(measurement: Measurement) -> Similarity:
         projected_TT=sorted_mean([projected(cosine) for cosine in measurement.cosines_STT]),
         reliability_T=np.diagonal(numerator_TT).copy(),
         noise=_noise(measurement, numerator_TT),
+        quantile=_quantile(measurement),
     )
 
 
@@ -82,6 +86,7 @@ def plain_cosine(measurement: Measurement) -> Similarity:
         cosine_TT=cosine_TT,
         projected_TT=sorted_mean([projected(cosine) for cosine in measurement.cosines_STT]),
         reliability_T=reliabilities(measurement),
+        quantile=_quantile(measurement),
     )
 
 
@@ -125,6 +130,12 @@ def jackknife(
     error_TT = np.sqrt((len(values) - 1) * values.var(axis=0))
     np.fill_diagonal(error_TT, 0.0)
     return error_TT
+
+
+def _quantile(measurement: Measurement) -> float:
+    snapshots, microbatches = measurement.num_snapshots, measurement.num_microbatches
+    left_out = snapshots if snapshots >= 3 else snapshots * microbatches
+    return float(student_t.ppf(0.975, max(left_out - 1, 1)))
 
 
 def _noise(measurement: Measurement, numerator_TT: np.ndarray) -> float:
