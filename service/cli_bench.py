@@ -56,7 +56,7 @@ def bench(
         workers=workers,
         threads=threads or max(1, (os.cpu_count() or 1) // workers),
     )
-    command = ["cohort", "bench", str(file)]
+    command = ["cohort", "bench", str(file)] + ["--out", str(out)] * (out is not None)
     command += ["--workers", str(workers)] * (workers > 1) + ["--threads", str(threads)] * (threads is not None)
     command += [word for root in data_root or () for word in ("--data-root", str(root))]
     command += ["--device", device] * (device != "auto") + ["--validation"] * validation
