@@ -19,7 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from workers.launching.board import Outcome
 from workers.launching.ray_settings import NUMBER, Settings, setting_of
 from workers.launching.ray_trial import FAILURE, VALIDATION, run_trial
-from workers.launching.trials import SCRATCH, Trial, read_trials, words
+from workers.launching.trials import SCRATCH, Trial, first_telling_validation, read_trials, words
 from workers.launching.work import SearchWork
 
 GRACE_SECONDS = 60.0
@@ -114,8 +114,8 @@ def _fit(state: SearchState, device: str, resources: Mapping[str, float], max_co
     """Runs Tune to its end; how many trials were never started."""
     work, config = state.work, state.work.search
     searcher = Settings(work, list(state.trials.values()), state.is_ending)
-    if not searcher.num_missing:
-        return 0
+    if not searcher.num_missing or state.is_ending():
+        return searcher.num_missing
 
     def trial(setting: dict[str, Any]) -> None:
         run_trial(work, setting, device)
@@ -207,11 +207,12 @@ class Records(tune.Callback):
 
 def _scheduler(work: SearchWork) -> TrialScheduler | None:
     """Who ends trials early, by their validations."""
+    first = first_telling_validation(work)
     match work.search.scheduler:
         case "none":
             return None
         case "asha":
             most = work.training.validations
-            return AsyncHyperBandScheduler(time_attr=VALIDATION, max_t=most, grace_period=1, reduction_factor=3)
+            return AsyncHyperBandScheduler(time_attr=VALIDATION, max_t=most, grace_period=first, reduction_factor=3)
         case "median":
-            return MedianStoppingRule(time_attr=VALIDATION, grace_period=1, min_samples_required=3)
+            return MedianStoppingRule(time_attr=VALIDATION, grace_period=first, min_samples_required=3)

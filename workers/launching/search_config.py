@@ -88,8 +88,9 @@ class SearchConfig(Spec):
     max_seconds: float | None = Field(default=None, gt=0)
     """Time for the whole search; trials that still run then are stopped.  Left out: none."""
     scheduler: Literal["none", "asha", "median"] = "none"
-    """Who ends a trial before its last step: nobody, ASHA (the best third goes on after the first validation and after
-    three times as many), or the median rule (worse than the other trials' median so far)."""
+    """Who ends a trial before its last step: nobody, ASHA (about the best third goes on after the first validation
+    that follows the warm-up, and again after three times as many), or the median rule (worse than the other trials'
+    median so far)."""
     searcher: Literal["random", "optuna"] = "random"
     """Who proposes settings: chance, or Optuna's TPE, which learns from the trials before (needs Optuna installed)."""
     metric: Literal["val_score", "val_loss"] = "val_score"

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
 from workers.launching.search_config import Value
 from workers.launching.search_space import apply_setting
-from workers.launching.work import PassWork, SearchWork, train_unit
+from workers.launching.work import PassWork, SearchWork, num_steps, train_unit
 from workers.training.results import Progress, write_atomically
+from workers.training.schedule import warmup_steps
 
 FOLDER = "trials"
 SCRATCH = "scratch"
@@ -124,6 +125,16 @@ def trial_passes(work: SearchWork, number: int, setting: Mapping[str, Value]) ->
         )
         for members in pack(units, 1, MAX_IMAGES_PER_STEP)
     ]
+
+
+def first_telling_validation(work: SearchWork) -> int:
+    """The first validation after the warm-up, counted from 1: before it hardly anything is learned, and a trial that
+    were ended there would be ended by its start."""
+    training = work.training
+    steps = num_steps(training, work.num_train)
+    longest = max(work.num_train[task] for tasks in work.members.values() for task in tasks)
+    warm = warmup_steps(training, num_steps=steps, steps_per_epoch=-(-longest // training.batch_size))
+    return min(warm * training.validations // steps + 1, training.validations)
 
 
 class Validations:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from workers.launching.search_config import SearchConfig
-from workers.launching.trials import Trial, Validations, best_of, ranked, read_trials, trial_passes
+from workers.launching.trials import (
+    Trial,
+    Validations,
+    best_of,
+    first_telling_validation,
+    ranked,
+    read_trials,
+    trial_passes,
+)
 from workers.launching.work import SearchWork
 from workers.training.results import Progress
 
@@ -90,11 +98,10 @@ def test_a_validation_that_is_no_number_is_refused():
         Validations(["g1"]).hear(progress("g1", 4, {"a": 0.5}, loss=float("nan")))
 
 
-def test_a_trial_trains_its_groups_under_its_setting_and_looks_at_validation_images_only(
-    make_pass: Callable[..., Any], tmp_path: Path
-):
+@pytest.fixture
+def work(make_pass: Callable[..., Any], tmp_path: Path) -> SearchWork:
     base = make_pass({"g1": ("art",), "g2": ("photo",)}, max_steps=None, epochs=2)
-    work = SearchWork(
+    return SearchWork(
         job="job-7",
         attempt=1,
         backbone=base.backbone,
@@ -110,6 +117,11 @@ def test_a_trial_trains_its_groups_under_its_setting_and_looks_at_validation_ima
         training=base.training,
         directory=tmp_path,
     )
+
+
+def test_a_trial_trains_its_groups_under_its_setting_and_looks_at_validation_images_only(
+    work: SearchWork, tmp_path: Path
+):
     (passed,) = trial_passes(work, 3, {"training.batch_size": 2, "method.num_tokens": 4})
     assert (passed.evaluate, passed.training.batch_size) == ("validation", 2)
     assert passed.training.max_steps == 2 * 11  # the job's longest task, as in training
@@ -121,3 +133,16 @@ def test_a_trial_trains_its_groups_under_its_setting_and_looks_at_validation_ima
     assert [len(found.groups) for found in passes] == [1, 1]
     with pytest.raises(ValueError, match="batch_size"):
         trial_passes(work, 0, {"training.batch_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "validations", "first"),
+    [(5, 0, 5, 1), (5, 1, 5, 2), (10, 1, 5, 1), (2, 1, 5, 3), (1, 1, 5, 1), (5, 4, 2, 2)],
+)
+def test_schedulers_wait_for_the_first_validation_after_the_warm_up(
+    work: SearchWork, epochs: int, warmup: int, validations: int, first: int
+):
+    training = work.training.model_copy(
+        update={"epochs": epochs, "warmup_epochs": warmup, "validations": validations, "batch_size": 4}
+    )
+    assert first_telling_validation(replace(work, num_train={"art": 8, "photo": 5}, training=training)) == first
