@@ -20,7 +20,7 @@ def test_committed_specs_are_what_the_generator_writes():
 
 
 def test_every_yaml_file_of_the_examples_is_tested():
-    assert sorted(path.name for path in EXAMPLES.glob("*.yaml")) == sorted([*BENCHMARKS, "demo.yaml"])
+    assert sorted(path.name for path in EXAMPLES.glob("*.yaml")) == sorted([*BENCHMARKS, "demo.yaml", "mixed_kinds.yaml", "search.yaml"])
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -49,3 +49,12 @@ def test_demo_names_every_demo_task_with_its_own_template():
         name: task.template for name, task in DEMO_TASKS.items()
     }
     assert all(task.source == DemoSource(task=task.name) for task in spec.tasks)
+
+
+def test_the_mixed_job_holds_a_task_of_every_kind():
+    spec = parse_spec((EXAMPLES / "mixed_kinds.yaml").read_bytes())
+    assert sorted(task.kind for task in spec.tasks) == ["classification", "multi_label", "retrieval"]
+
+
+def test_the_search_example_searches():
+    assert parse_spec((EXAMPLES / "search.yaml").read_bytes()).search is not None
