@@ -16,7 +16,8 @@ from pydantic import computed_field
 from service.benchmark_cells import Part, PlanCell, cells
 from service.benchmark_records import PlanRecord, Record, read_plan, read_record
 from service.benchmark_spec import BenchSpec
-from service.scores import METRIC_OF, title
+from service.scores import title
+from workers.data.config import METRICS
 from workers.methods.config import Sharing
 from workers.spec import Spec
 
@@ -108,7 +109,7 @@ class Table(Spec):
 
 def make_table(spec: BenchSpec, folder: Path, part: Part, command: str) -> Table:
     """What the records under `folder` say."""
-    metrics = {task.name: METRIC_OF[task.kind] for task in spec.tasks}
+    metrics = {task.name: METRICS[task.kind] for task in spec.tasks}
     rows: list[Row] = []
     records: dict[str, Record] = {}
     plans: dict[str, PlanCell] = {}

@@ -28,13 +28,13 @@ from service.benchmark_cells import Cell, Draw, PlanCell
 from service.benchmark_records import PlanRecord, Record, TaskScore, WorkerWork, read_plan, record_path
 from service.spec import sharing_of
 from workers.clip.frozen import FrozenCLIP, load_clip
+from workers.data.config import METRICS
 from workers.data.dataset import ImageSet, TaskData, load_task
 from workers.launching.execute import attempt
 from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
 from workers.launching.work import num_steps, train_unit
 from workers.training.config import TrainConfig
 from workers.training.features import FeatureCache
-from workers.training.kinds import METRICS
 from workers.training.results import write_atomically
 from workers.training.run import GroupRun
 from workers.training.signatures import profile

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from service import wire
 from service.client import Cohort
-from service.scores import METRIC_OF, title
+from service.scores import title
 from service.states import STAGE_OF, JobState
+from workers.data.config import METRICS
 
 POLL_SECONDS = 0.5
 _KEPT_EVENTS = 6
@@ -106,7 +107,7 @@ class JobView:
         values: dict[str, list[float]] = defaultdict(list)
         for task in self.job.spec.tasks:
             if (score := self._scores[group.id].get(task.name)) is not None:
-                values[METRIC_OF[task.kind]].append(score)
+                values[METRICS[task.kind]].append(score)
         return ", ".join(f"{title(metric)} {100 * fmean(scores):.1f} %" for metric, scores in values.items())
 
     def _headline(self) -> Text:

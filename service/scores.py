@@ -1,16 +1,8 @@
 """How scores are told: what a metric is called, and means that never mix two metrics."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from workers.data.config import TaskKind
-
-METRIC_OF: Mapping[TaskKind, str] = {
-    "classification": "accuracy",
-    "multi_label": "mean_average_precision",
-    "retrieval": "recall@1",
-}
-"""Task kind -> the metric that is its score."""
 LEGENDS = {
     "accuracy": "Accuracy is the share of images whose likeliest class is the right one.",
     "mean_average_precision": "mAP (mean average precision) ranks all images by each class's score and averages the "

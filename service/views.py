@@ -12,9 +12,9 @@ from service import wire
 from service.artifacts import JobFiles
 from service.errors import PlanNotFound
 from service.records import Job
-from service.scores import METRIC_OF
 from service.settings import Settings
 from service.store import Store
+from workers.data.config import METRICS
 
 _REPORT = "bundle/report.html"
 
@@ -99,7 +99,7 @@ class Views:
             table.append(
                 wire.Comparison(
                     task=task.name,
-                    metric=METRIC_OF[task.kind],
+                    metric=METRICS[task.kind],
                     group=own.group if own else None,
                     grouped=own.score if own else None,
                     zero_shot=scores["zero_shot"],

@@ -10,7 +10,6 @@ from typing import Any
 
 from service.curves import Curve
 from service.report import GroupRun, ReportInputs, ReportJob, TaskScores, render_report
-from service.scores import METRIC_OF
 from service.stages.group import ARTIFACT as PLAN
 from service.stages.group import read_plan
 from service.stages.run import JobRun
@@ -20,6 +19,7 @@ from service.stages.validate import datasets
 from service.states import JobState
 from service.store import Metric
 from workers.bundle_files import MANIFEST, BundleGroup, BundleTask, write_bundle
+from workers.data.config import METRICS
 from workers.training.results import GroupResult
 
 FOLDER = "bundle"
@@ -110,7 +110,7 @@ def _scores(task: str, trained: Trained, found: dict[str, Any]) -> TaskScores:
     return TaskScores(
         task=task,
         group=group,
-        metric=METRIC_OF[found["kind"]],
+        metric=METRICS[found["kind"]],
         class_names=tuple(found["class_names"]),
         num_captions=found["num_captions"],
         num_test=found["num_test"],

@@ -20,7 +20,9 @@ def test_committed_specs_are_what_the_generator_writes():
 
 
 def test_every_yaml_file_of_the_examples_is_tested():
-    assert sorted(path.name for path in EXAMPLES.glob("*.yaml")) == sorted([*BENCHMARKS, "demo.yaml", "mixed_kinds.yaml", "search.yaml"])
+    assert sorted(path.name for path in EXAMPLES.glob("*.yaml")) == sorted(
+        [*BENCHMARKS, "demo.yaml", "mixed_kinds.yaml", "search.yaml"]
+    )
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -9,12 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.scores import METRIC_OF
 from service.spec import JobSpec
 from service.states import JobState
 from service.views import Views
 from workers.bundle import load_bundle
-from workers.training.kinds import METRICS
+from workers.data.config import METRICS
 
 if TYPE_CHECKING:
     from tests.service.conftest import World
@@ -38,10 +37,6 @@ def mixed_spec(make_spec: Callable[..., JobSpec], task_folders: Callable[..., Pa
     return lambda **changes: make_spec(tasks=tasks, **changes)
 
 
-def test_the_service_and_the_workers_name_the_same_metrics() -> None:
-    assert METRIC_OF == METRICS
-
-
 def test_every_task_is_scored_by_its_own_metric_from_validation_to_the_bundle(
     make_world: Callable[..., World], mixed_spec: Callable[..., JobSpec]
 ) -> None:
@@ -61,7 +56,7 @@ def test_every_task_is_scored_by_its_own_metric_from_validation_to_the_bundle(
     rows = world.store.results(job)
     assert len(rows) == 12
     for row in rows:
-        assert row.metric == METRIC_OF[found[row.task]["kind"]]
+        assert row.metric == METRICS[found[row.task]["kind"]]
         assert row.metrics[row.metric] == row.score
     assert any("recall@5" in name for row in rows if row.task == "pairs" for name in row.metrics)
 

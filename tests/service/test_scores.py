@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from service import show, wire
-from service.scores import LEGENDS, METRIC_OF, by_metric, common_title, in_words
-from workers.data.config import TaskKind
+from service.scores import LEGENDS, by_metric, common_title, in_words
+from workers.data.config import METRICS, TaskKind
 
 
 def row(task: str, metric: str, score: float | None = 0.5, **other: float) -> wire.Comparison:
@@ -24,8 +24,8 @@ def drawn(*rows: wire.Comparison) -> list[list[str]]:
 
 
 def test_every_task_kind_has_a_metric_and_every_metric_a_legend() -> None:
-    assert set(METRIC_OF) == set(get_args(TaskKind))
-    assert set(METRIC_OF.values()) == set(LEGENDS)
+    assert set(METRICS) == set(get_args(TaskKind))
+    assert set(METRICS.values()) == set(LEGENDS)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Torch-free.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -11,6 +12,12 @@ from workers.spec import Spec
 
 TaskKind = Literal["classification", "multi_label", "retrieval"]
 """What a task asks: the one class of an image, which of the classes are in it, or which caption belongs to it."""
+METRICS: Mapping[TaskKind, str] = {
+    "classification": "accuracy",
+    "multi_label": "mean_average_precision",
+    "retrieval": "recall@1",
+}
+"""Task kind -> the metric that is its score."""
 
 
 class FolderSource(Spec):

@@ -11,12 +11,13 @@ import torch
 
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import Edits
+from workers.data.config import METRICS
 from workers.data.dataset import ImageSet
 from workers.methods.method import Method
 from workers.training.batches import scale_pixels
 from workers.training.features import CachedFeatures
 from workers.training.forward import ClassLists, text_features
-from workers.training.kinds import METRICS, image_losses, measure
+from workers.training.kinds import image_losses, measure
 
 EVALUATION_BATCH = 128
 """Images per evaluation pass.  A bundle predicts with the same size: in bf16 the size can move a rounding."""

@@ -16,12 +16,6 @@ from torch.nn import functional as F
 
 from workers.data.config import TaskKind
 
-METRICS: dict[TaskKind, str] = {
-    "classification": "accuracy",
-    "multi_label": "mean_average_precision",
-    "retrieval": "recall@1",
-}
-"""The metric that is a task's score."""
 RECALLS = (1, 5, 10)
 
 
