@@ -36,6 +36,8 @@ class PairwiseConfig(Spec):
     """`exp` takes exponentials of the similarities and is bounded; `literal` is the paper's, with both sums clamped."""
     temperature: float = Field(default=0.07, gt=0)
     """Divides the similarities under `exp`."""
+    replaces_contrastive: bool = False
+    """Retrieval tasks train on this loss alone, unweighted, in the place of the two-way contrastive one."""
 
 
 class TrainConfig(Spec):

@@ -156,11 +156,13 @@ def _task_loss(run: GroupRun, batch: TaskBatch, output: Outputs) -> torch.Tensor
     kind = run.data[batch.task].kind
     labels = torch.from_numpy(batch.labels).to(output.logits_BK.device)
     loss = image_losses(kind, output.logits_BK, labels).sum()
-    if run.config.pairwise is None:
+    if (config := run.config.pairwise) is None:
         return loss
     image_BE, text_KE = run.method.adapt(batch.task, output.image_BE, output.text_KE)
-    pairwise = batch_pairwise_loss(kind, image_BE, text_KE, labels, run.config.pairwise)
-    return loss + run.config.pairwise.weight * pairwise * len(labels)
+    pairwise = batch_pairwise_loss(kind, image_BE, text_KE, labels, config) * len(labels)
+    if kind == "retrieval" and config.replaces_contrastive:
+        return pairwise
+    return loss + config.weight * pairwise
 
 
 def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:

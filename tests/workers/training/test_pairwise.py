@@ -156,3 +156,25 @@ def test_a_step_goes_down_the_loss_plus_weight_times_it(
         )
         moved[added is None] = torch.cat([tensor.detach().flatten() for tensor in learned.values()])
     assert (moved[True] - moved[False]).abs().max().item() > 1e-4
+
+
+def test_retrieval_may_train_on_it_alone(tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData]):
+    added = PairwiseConfig(replaces_contrastive=True, weight=0.5)
+    config = TrainConfig(max_steps=1, batch_size=4, warmup_epochs=0, augment=None, lr=0.1, pairwise=added)
+    lists = ClassLists(tiny_clip)
+    method = MmAPConfig(num_tokens=2, source_shape=(2, 4), sharing="all")
+    run = GroupRun(
+        tiny_clip, GroupWork("g1", tuple(mixed_tasks), method, Path("unused")), mixed_tasks, config, lists,
+        FeatureCache(tiny_clip),
+    )  # fmt: skip
+    batches = [draw_batch(task, run.config, 0) for task in mixed_tasks.values()]
+    outputs = dict(zip(mixed_tasks, joint_outputs(tiny_clip, [run.method], lists, batches), strict=True))
+    train_step(tiny_clip, [run], lists, Ranks())
+    labels = {batch.task: torch.from_numpy(batch.labels) for batch in batches}
+    expected = {
+        name: batch_pairwise_loss(task.kind, outputs[name].image_BE, outputs[name].text_KE, labels[name], added)
+        for name, task in mixed_tasks.items()
+    }
+    assert run.losses["captions"] == pytest.approx(float(expected["captions"].detach()), rel=1e-4)
+    classes = F.cross_entropy(outputs["art"].logits_BK, labels["art"]) + 0.5 * expected["art"]
+    assert run.losses["art"] == pytest.approx(float(classes.detach()), rel=1e-4)
