@@ -118,7 +118,8 @@ def test_one_backward_equals_one_per_task_for_every_kind(tiny_clip: FrozenCLIP, 
     measured = task_gradients(tiny_clip, method, ClassLists(tiny_clip), batches)
     edits = method.edits(method.tasks)
     for place, (name, batch) in enumerate(batches.items()):
-        parts = [part.detach().clone().requires_grad_() for part in (edits.text.prompts_CKMD, edits.image.prompts_CKMD)]
+        prompts = (edits.text.prompts_CKMD, edits.image.prompts_CKMD)
+        parts = [part.detach().clone().requires_grad_() for part in prompts if part is not None]
         if batch.captions:
             texts = tiny_clip.caption_list(batch.captions)
         else:
