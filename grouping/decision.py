@@ -25,6 +25,9 @@ from grouping.spectral import spectral_labels, spectral_partition
 from grouping.structure import Structure, find_structure, opposed_pairs, pair_reliability
 from grouping.verdict import SURE_DETECTION, Verdict, detection_ratio, too_noisy, verdict
 
+MAX_SECOND = 300
+"""Most tasks for which a second solver is asked only for its opinion."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -64,8 +67,13 @@ def decide(
     units: Sequence[Sequence[str]],
     config: GroupingConfig,
     costs: Mapping[str, float] | None = None,
+    *,
+    second_opinion: bool = True,
 ) -> Decision:
-    """Partitions the usable tasks; `units` are tasks fused by must_link, and may hold unusable ones as well."""
+    """Partitions the usable tasks; `units` are tasks fused by must_link, and may hold unusable ones as well.
+
+    Without `second_opinion` no solver runs whose answer is not needed; above `MAX_SECOND` tasks none is asked for.
+    """
     at = {name: index for index, name in enumerate(measurement.usable)}
     members = [[at[name] for name in unit if name in at] for unit in units]
     limits = limits_for(config, units, costs)
@@ -89,7 +97,9 @@ def decide(
     if limits.binding or any(len(unit) > 1 for unit in members):
         chosen, second = _limited(measured, weights_TT, finding, members, limits, config.seed)
     else:
-        chosen, second = _unlimited(measured, weights_TT, finding, limits, config)
+        chosen, second = _unlimited(
+            measured, weights_TT, finding, limits, config, ask=second_opinion and len(at) <= MAX_SECOND
+        )
     labels_T = _per_task(chosen.labels, members)
     objective = {
         "chosen": pair_sum(weights_TT, labels_T),
@@ -141,28 +151,30 @@ def _free(measured: Similarity, weights: np.ndarray, finding: Finding) -> Partit
 
 
 def _unlimited(
-    measured: Similarity, weights: np.ndarray, finding: Finding, limits: Limits, config: GroupingConfig
+    measured: Similarity, weights: np.ndarray, finding: Finding, limits: Limits, config: GroupingConfig, *, ask: bool
 ) -> tuple[Partition, Partition | None]:
     """No sizes, no links: spectral first, the program as second opinion; or the other way round."""
     clear = finding.structure.found and not finding.noisy
     if limits.num_groups is None and (not clear or finding.proposal_T is None):
         return _without_structure(measured, weights, noisy=finding.noisy), None
-    if limits.num_groups is not None:
-        program = best_partition(weights, limits, seed=config.seed)
+    if limits.num_groups is None:
+        # The threshold may be so low that one group of all is worth most in sum; still it serves no pair that opposes.
+        limits, labels = replace(limits, apart_UU=opposed_pairs(measured)), finding.proposal_T
+    else:
         labels = spectral_labels(measured.numerator_TT, limits.num_groups, seed=config.seed)
-        if labels is None:  # tasks with equal rows leave k-means fewer groups than asked for
-            return program, None
-        spectral = _as_partition(labels, weights, "spectral")
-        return (spectral, program) if config.solver == "spectral" else (program, spectral)
-    # The threshold may be so low that one group of all is worth most in sum; still it serves no pair that opposes.
-    assert finding.proposal_T is not None
-    apart = replace(limits, apart_UU=opposed_pairs(measured))
-    program = best_partition(weights, apart, seed=config.seed)
-    spectral = _as_partition(finding.proposal_T, weights, "spectral")
-    if config.solver == "correlation":
+    spectral = None if labels is None else _as_partition(labels, weights, "spectral")
+    kept = []
+    if limits.num_groups is None and spectral is not None:
+        kept = [candidate for candidate in (spectral, *_plain(weights)) if respects(candidate.labels, limits)]
+    # k-means finds fewer groups than asked for where tasks have equal rows; then the program must.
+    alone = spectral is None or (limits.num_groups is None and spectral not in kept[:1])
+    if not (ask or alone or config.solver == "correlation"):
+        assert spectral is not None
+        return _best_of(kept or [spectral]), None
+    program = best_partition(weights, limits, seed=config.seed)
+    if spectral is None or config.solver == "correlation":
         return program, spectral
-    kept = [candidate for candidate in (spectral, *_plain(weights)) if respects(candidate.labels, apart)]
-    return _best_of(kept if spectral in kept[:1] else [program, *kept]), program
+    return _best_of([program, *kept] if alone else kept or [spectral]), program
 
 
 def _limited(

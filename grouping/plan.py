@@ -110,10 +110,12 @@ def plan_from(
     *,
     costs: Mapping[str, float] | None = None,
     previous: Mapping[str, Sequence[str]] | None = None,
+    second_opinion: bool = True,
 ) -> Plan:
     """The plan from what was measured before: the way of every what-if.
 
     `costs` per task are for `max_group_cost`; groups keep the ids of the `previous` ones they share most tasks with.
+    Without `second_opinion` a plan of 200 tasks takes well under a second; the exact program may take thirty.
     """
     names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
     check_links(config, names)
@@ -122,7 +124,7 @@ def plan_from(
     measured = affinity(measurement, config.similarity, seed=config.seed)
     # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
     units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
-    decision = decide(measurement, measured, units, config, costs)
+    decision = decide(measurement, measured, units, config, costs, second_opinion=second_opinion)
     groups = _name_groups(
         [[name for unit in members for name in unit] for members in decision.groups(units)], bad, previous
     )

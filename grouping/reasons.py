@@ -94,7 +94,9 @@ def explain_tasks(
         margin, other = _margin(name, group, groups, at, measured.similarity_TT)
         sentence = _task_sentence(name, group, groups[group], at, measured, decision, nearest, margin, other)
         others = [at[task] for task in groups[other] if task in at] if other is not None else []
-        why = task_why(measurement, at[name], partners, others or [at[near.task] for near in nearest[:1]])
+        why = task_why(
+            measurement, measured.reliability_T, at[name], partners, others or [at[near.task] for near in nearest[:1]]
+        )
         reasons.append(
             TaskReason(
                 task=name,

@@ -42,6 +42,10 @@ def spectral_partition(numerator: np.ndarray, similarity: np.ndarray, *, seed: i
     assert num_tasks >= 3
     most = min(num_tasks - 1, max(MAX_GROUPS, num_tasks // 2))
     pairs = _eigenpairs(numerator, most)
+    if num_tasks > EVERY_NUMBER:
+        # A group's direction carries as much as two of its tasks at least, or it is one of those that nobody shares.
+        shared = int((pairs[0] > 1.5 * np.median(np.diagonal(numerator))).sum())
+        most = min(most, max(MAX_GROUPS, 2 * shared))
     distance = np.clip(1.0 - similarity, 0.0, None)
     np.fill_diagonal(distance, 0.0)
     found: dict[int, tuple[float, np.ndarray]] = {}
@@ -121,7 +125,7 @@ def _cluster(pairs: tuple[np.ndarray, np.ndarray], num_groups: int, seed: int) -
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct points: answered by the check below
-        starts = 10 if len(rows) <= EVERY_NUMBER else 3
+        starts = 10 if len(rows) <= EVERY_NUMBER else 3 if len(rows) <= 300 else 1
         model = KMeans(num_groups, n_init=starts, random_state=seed)  # pyright: ignore[reportArgumentType]
         labels = model.fit_predict(rows)
     return labels if len(np.unique(labels)) == num_groups else None

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from grouping.measurement import Measurement
-from grouping.similarity import MIN_RELIABILITY, sorted_mean
+from grouping.similarity import MIN_RELIABILITY
 
 _PLAIN = 0.05
 """A part below this share of the whole is not worth a word."""
@@ -42,12 +42,14 @@ class TaskWhy(BaseModel):
     """Mean similarity to its group at each snapshot, in the order of the snapshots (alone: to the nearest task)."""
 
 
-def task_why(measurement: Measurement, task: int, own: Sequence[int], other: Sequence[int]) -> TaskWhy | None:
+def task_why(
+    measurement: Measurement, reliability_T: np.ndarray | None, task: int, own: Sequence[int], other: Sequence[int]
+) -> TaskWhy | None:
     """The parts of a task's mean similarity to its partners and to others, all given by index; None unmeasured."""
     numerators_STT = measurement.numerators_STT
-    if numerators_STT is None or not (own or other):
+    if numerators_STT is None or reliability_T is None or not (own or other):
         return None
-    root_T = np.sqrt(np.maximum(np.diagonal(sorted_mean(numerators_STT)), MIN_RELIABILITY))
+    root_T = np.sqrt(np.maximum(reliability_T, MIN_RELIABILITY))
 
     def mean(values: np.ndarray, tasks: Sequence[int]) -> np.ndarray:
         members = list(tasks)
