@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from grouping.config import GroupingConfig
-from grouping.plan import Plan, make_plan
+from grouping.measurement import measure
+from grouping.plan import Plan, make_plan, plan_from
 from grouping.similarity import cross_fit
 from grouping.structure import find_structure
 from tests.grouping.planted import planted
@@ -26,7 +27,8 @@ def agreement(plan: Plan, truth) -> float:
 
 def agreements(job: Callable[[int], np.ndarray], truth, seeds: int, **settings) -> list[float]:
     config = GroupingConfig(**settings)
-    return [agreement(make_plan(job(seed), names_of(truth), config), truth) for seed in range(seeds)]
+    measured = [measure(job(seed), names_of(truth)) for seed in range(seeds)]
+    return [agreement(plan_from(one, config, second_opinion=False), truth) for one in measured]
 
 
 def unlike_noise(a: float, b: float, seed: int) -> np.ndarray:
