@@ -114,7 +114,9 @@ def against_shots(table: Table) -> Figure:
         axes.set_xticks(shots, [str(number) for number in shots])
         axes.minorticks_off()
         axes.set_xlabel("training images per class")
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend = axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -131,7 +133,7 @@ def _panels(table: Table, detail: str) -> tuple[Figure, list[Axes]]:
     figure.suptitle(
         f"{table.spec.name}: {table.part} scores, mean ± standard deviation over seeds{detail}", fontsize=10
     )
-    figure.supxlabel(provenance(table).replace("$", r"\$"), fontsize=6, color="#555555", wrap=True)
+    figure.supxlabel(provenance(table), parse_math=False, fontsize=6, color="#555555", wrap=True)
     return figure, panels
 
 
@@ -141,12 +143,13 @@ def _colours(table: Table) -> dict[str, str]:
 
 def _label(axes: Axes, text: str, place: tuple[float, float], colour: str, coordinates: Any) -> Annotation:
     label = axes.annotate(
-        text.replace("$", r"\$"),
+        text,
         place,
         xycoords=coordinates,
         xytext=(0, 0),
         textcoords="offset points",
         color=colour,
+        parse_math=False,
         fontsize=7,
         ha="center",
         va="center",

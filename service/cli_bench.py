@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from statistics import fmean
 
 import typer
 from rich.console import Console
@@ -27,6 +28,7 @@ from service.benchmark_table import (
     to_json,
     to_markdown,
 )
+from service.scores import by_metric, in_words
 from service.settings import Settings
 from workers.training.results import write_atomically
 
@@ -43,7 +45,7 @@ def bench(
     data_root: list[Path] | None,
     as_json: bool,
 ) -> int:
-    """Runs what is missing, writes table and figure, prints the table; the exit code."""
+    """Runs what is missing, writes and prints the table, then draws the figure; the exit code."""
     given = {"home": home, "data_roots": [str(root) for root in data_root] if data_root else None}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     spec = parse_bench(file.read_bytes())
@@ -56,7 +58,8 @@ def bench(
         workers=workers,
         threads=threads or max(1, (os.cpu_count() or 1) // workers),
     )
-    command = ["cohort", "bench", str(file)] + ["--out", str(out)] * (out is not None)
+    command = ["cohort"] + ["--home", str(home)] * (home is not None) + ["bench", str(file)]
+    command += ["--out", str(out)] * (out is not None)
     command += ["--workers", str(workers)] * (workers > 1) + ["--threads", str(threads)] * (threads is not None)
     command += [word for root in data_root or () for word in ("--data-root", str(root))]
     command += ["--device", device] * (device != "auto") + ["--validation"] * validation
@@ -74,17 +77,18 @@ def bench(
     if as_json:
         typer.echo(to_json(table))
     else:
-        _show(table, folder)
+        _show(table)
+    draw(table, folder)
+    aside.print(f"Table and figure: {folder}", highlight=False)
     return 130 if interrupted else int(table.has_gaps)
 
 
 def write(table: Table, folder: Path) -> None:
-    """table.csv, table.json, table.md and the figures; scores on validation images go to files that are named so."""
+    """table.csv, table.json and table.md; scores on validation images go to files that are named so."""
     name = "table" if table.part == "test" else "validation-table"
     write_atomically(folder / f"{name}.csv", to_csv(table).encode())
     write_atomically(folder / f"{name}.json", to_json(table).encode())
     write_atomically(folder / f"{name}.md", to_markdown(table).encode())
-    draw(table, folder)
 
 
 def _tell(console: Console, finished: Finished) -> None:
@@ -95,15 +99,16 @@ def _tell(console: Console, finished: Finished) -> None:
     elif isinstance(record, PlanRecord):
         outcome = f"{len(record.groups)} group(s) in {record.seconds:.0f} s"
     else:
-        scores = [found.score for found in record.tasks.values()]
-        outcome = f"{100 * sum(scores) / len(scores):.1f} % in {record.seconds:.1f} s"
+        scores = by_metric(record.tasks.values())
+        means = [in_words(fmean(task.score for task in tasks), metric) for metric, tasks in scores.items()]
+        outcome = f"{', '.join(means)} in {record.seconds:.1f} s"
     console.print(
         Text(f"[{finished.number}/{finished.total}] {finished.what}, {shots}seed {item.seed}: {outcome}"),
         style="red" if record.reason is not None else "",
     )
 
 
-def _show(table: Table, folder: Path) -> None:
+def _show(table: Table) -> None:
     console = show.console()
     console.print(Text(f"{table.spec.name}\n", style="bold") + Text(table.caption, style="not bold"))
     console.print(_rich(header(table), [summary_row(table, row) for row in table.rows]))
@@ -125,7 +130,6 @@ def _show(table: Table, folder: Path) -> None:
                 Text(f"{row.name}, {plain(row.shots, 'd')} shots, seed {seed}, failed: {reason}", style="red")
             )
     console.print(Text(provenance(table), style="dim"))
-    console.print(f"Table and figure: {folder}", highlight=False, soft_wrap=True)
 
 
 def _rich(columns: list[str], rows: list[list[str]]) -> RichTable:
