@@ -92,6 +92,11 @@ class AdapterConfig(AdapterSpec):
     """With `half`: the projection that the group shares, as the paper writes it (`down`) or as its released code does
     it (`up`)."""
 
+    def published(self) -> OptimizerDefaults:
+        """VL-Adapter trains Multiple and Half-shared adapters at 3e-4, Single ones at 1e-3.  Its list of biases and
+        LayerNorms without weight decay is not kept: our decay holds for all that is trained."""
+        return self.defaults._replace(lr=3e-4) if self.sharing in ("alone", "half") else self.defaults
+
     def sizes(self, shape: BackboneShape, num_classes: int) -> tuple[int, int]:
         """As everywhere, but LayerNorms are never twice, and with `half` one projection is the group's: dk + k of
         `down`, dk + d of `up`."""
@@ -166,6 +171,10 @@ class CompacterConfig(AdapterSpec):
     """One set of left factors for all weights of all adapters."""
     rule_std: float = Field(default=1e-4, gt=0)
     """Standard deviation of the left factors at the start."""
+
+    def published(self) -> OptimizerDefaults:
+        """The original's 3e-3; 1e-3 with full terms, as VL-Adapter trains them."""
+        return self.defaults._replace(lr=1e-3) if self.rank is None else self.defaults
 
     def bottleneck(self, tower: Tower, width: int) -> int:
         """The width of a bottleneck in a tower; the terms must divide it, and the tower's."""

@@ -50,6 +50,10 @@ class MethodSpec(Spec):
             )
         return self
 
+    def published(self) -> OptimizerDefaults:
+        """The optimiser that the method is published with, under these settings."""
+        return self.defaults
+
     def task_kinds(self) -> tuple[TaskKind, ...]:
         """Task kinds it can train with these settings."""
         return self.kinds

@@ -39,7 +39,8 @@ class ViewsSpec(TemplateSpec):
     """One that learns from augmented images."""
 
     views: int = Field(default=10, ge=1, le=100)
-    """Random crops kept of every training image, used in turn; without augmentation there is one plain view."""
+    """Random crops kept of every training image, used in turn, as `training.augment` draws them (Tip-Adapter's code
+    keeps half of the image at least: `crop_scale: [0.5, 1.0]`); without augmentation there is one plain view."""
 
 
 class ZeroShotConfig(TemplateSpec):

@@ -80,7 +80,7 @@ class LinearProbe(FeatureMethod, SetMethod):
 
 def _search(train: Labelled, val: Labelled) -> float:
     """The C with the best validation score; of equal ones the one tried first."""
-    if len(val[1]) == 0:
+    if len(val[1]) == 0 or (val[1].ndim == 2 and not val[1].any()):
         return WITHOUT_VALIDATION
     tried: dict[float, float] = {}
 
@@ -112,8 +112,15 @@ def _solve(images: np.ndarray, labels: np.ndarray, c: float) -> Weights:
     # each is over absent and present, and the difference of their logits is the logit of present
     return (
         np.stack([weight[-1] - weight[0] for weight, _ in parts]),
-        np.array([bias[-1] - bias[0] for _, bias in parts]),
+        np.array([_always(labels[:, k]) or bias[-1] - bias[0] for k, (_, bias) in enumerate(parts)]),
     )
+
+
+def _always(labels: np.ndarray) -> float:
+    """For a label that every image has, or none: the logit of its smoothed frequency.  Else 0."""
+    if labels.min() < labels.max():
+        return 0.0
+    return float(np.log(len(labels) + 1)) * (1 if labels[0] else -1)
 
 
 def _regress(images: np.ndarray, labels: np.ndarray, c: float) -> Weights:

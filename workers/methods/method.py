@@ -136,13 +136,14 @@ class Method(ABC):
     def fit(self, features: Callable[[str], TaskFeatures]) -> None:
         """Computes what is to be known of the training data before the first step; called once on a fresh method.
 
-        Here: a multi-label task's bias, so that its mean predicted probability starts at the frequency of its labels.
+        Here: a multi-label task's bias, so that on the frozen features its mean predicted probability is the frequency
+        of its labels.
         """
         for task, bias in self._bias.items():
             images_VNE, labels = features(task).train()
-            prior = torch.logit(labels.float().mean(), eps=1e-3)
             with torch.no_grad():
-                bias.copy_(prior - self.logits(task, images_VNE[0], features(task).texts()).mean())
+                logits = self.logits(task, images_VNE[0], features(task).texts())
+                bias.fill_(_bias_for(logits, float(labels.float().mean().clamp(1e-3, 1 - 1e-3))))
 
     @property
     def needs_fit(self) -> bool:
@@ -196,3 +197,12 @@ class Method(ABC):
         shared = sum(tensor.numel() for tensor in self.group_shared().values())
         total = sum(tensor.numel() for tensor in self.learned().values())
         return {"group_shared": shared, "task_specific": total - shared, "total": total}
+
+
+def _bias_for(logits: torch.Tensor, frequency: float) -> float:
+    """What to add to logits so that the mean of their probabilities is `frequency`, by bisection."""
+    low, high = -float(logits.max()) - 10, -float(logits.min()) + 10
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(torch.sigmoid(logits + middle).mean()) < frequency else (low, middle)
+    return (low + high) / 2

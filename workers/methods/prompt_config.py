@@ -80,7 +80,7 @@ class VPTConfig(PromptSpec):
     """`uniform`: -v to v with v = sqrt(6 / (3 p^2 + D)), p the patch size, as published; `normal`: standard deviation
     0.02, as in prompt methods for CLIP."""
     before_ln_pre: bool = False
-    """The first layer's tokens pass the LayerNorm between embedding and first block, as in VPT's own code."""
+    """The first layer's tokens pass the LayerNorm between embedding and first block, as VPT's ports to CLIP do it."""
     sharing: Sharing = "alone"
     """Which parameter sets exist: see `Sharing`.  With `all` it is the VPT-MT of multi-task comparisons."""
 

@@ -58,12 +58,27 @@ class TaskBatch:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [B], or uint8 [B, K] for several labels; with captions the number of each text, equal for equal
-        texts."""
+        """int64 [B], or uint8 [B, K] for several labels; with captions a number each, equal for
+        captions that read the same or describe the same image."""
         if captions := self.captions:
-            numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
-            return np.array([numbers[text] for text in captions])
+            return number_texts([(text,) for text in captions], self.rows)
         return self.source.labels[self.rows]
+
+
+def number_texts(captions: Sequence[Sequence[str]], rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    """One number per image, equal for images that share a caption's text or are one row.  [images] int64"""
+    rows = range(len(captions)) if rows is None else rows
+    numbers: list[int] = []
+    first_of: dict[object, int] = {}
+    for place, (texts, row) in enumerate(zip(captions, rows, strict=True)):
+        known = sorted({numbers[first_of[key]] for key in (*texts, int(row)) if key in first_of})
+        number = known[0] if known else place
+        if len(known) > 1:
+            numbers = [number if each in known else each for each in numbers]
+        numbers.append(number)
+        for key in (*texts, int(row)):
+            first_of.setdefault(key, place)
+    return np.array(numbers, dtype=np.int64)
 
 
 def steps_per_epoch(tasks: Sequence[TaskData], config: TrainConfig) -> int:

@@ -80,7 +80,7 @@ class TrainSettings(TrainConfig):
 def decide(config: TrainConfig, method: MethodSpec) -> TrainSettings:
     """The settings a method trains with: the job's, and the method's own where the job says nothing."""
     given = config.model_dump()
-    return TrainSettings(**(given | {k: v for k, v in method.defaults._asdict().items() if given[k] is None}))
+    return TrainSettings(**(given | {k: v for k, v in method.published()._asdict().items() if given[k] is None}))
 
 
 class ProfileConfig(Spec):

@@ -3,7 +3,7 @@
 # B images of a batch, N images of a set, K classes, M captions of a set, E joint embedding
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from workers.clip.seam import Edits
 from workers.data.config import METRICS
 from workers.data.dataset import ImageSet
 from workers.methods.method import Method
-from workers.training.batches import scale_pixels
+from workers.training.batches import number_texts, scale_pixels
 from workers.training.features import CachedFeatures
 from workers.training.forward import ClassLists, text_features
 from workers.training.kinds import image_losses, measure
@@ -90,15 +90,24 @@ def score(
     logits = torch.cat(blocks)
     labels = torch.from_numpy(np.asarray(images.labels))
     if kind == "retrieval":
-        counts = [len(of_image) for of_image in images.captions]
-        first_M = torch.tensor(np.cumsum([0, *counts[:-1]]))
-        loss = image_losses(kind, logits[:, first_M], torch.arange(len(counts))).mean()
-        labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        first_M = torch.tensor(np.cumsum([0, *(len(of_image) for of_image in images.captions[:-1])]))
+        loss = image_losses(kind, logits[:, first_M], torch.from_numpy(number_texts(images.captions))).mean()
+        labels = torch.from_numpy(_own_captions(images.captions))
     else:
         loss = image_losses(kind, logits, labels).mean()
     found = measure(kind, logits.numpy(), labels.numpy())
     metric = METRICS[kind]
     return Scores(metric, found.metrics[metric], found.metrics, float(loss), found.per_image)
+
+
+def _own_captions(captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which of all captions, image by image, describe which image: those that read like one of its own.  [N, M]"""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
+    text_M = np.array([numbers[text] for texts in captions for text in texts])
+    has_NT = np.zeros((len(captions), len(numbers)), dtype=bool)
+    for row, texts in enumerate(captions):
+        has_NT[row, [numbers[text] for text in texts]] = True
+    return has_NT[:, text_M]
 
 
 @torch.no_grad()

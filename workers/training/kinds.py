@@ -25,14 +25,14 @@ class Measured:
 
     metrics: dict[str, float]
     per_image: np.ndarray
-    """Every image's share of the score, fp64 [N]."""
+    """One figure per image, fp64 [N]: see `TaskResult.per_image`."""
 
 
 def image_losses(kind: TaskKind, logits_BK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Every image's loss in nats, [B].  labels: classes [B] or, for multi_label, 0 and 1 [B, K].
 
-    For retrieval `logits_BK` is [B, B], image i's own caption stands in column i, and labels [B] number the captions'
-    texts: an image is not pushed away from a caption that reads like its own.
+    For retrieval `logits_BK` is [B, B], image i's own caption stands in column i, and pairs with equal labels [B]
+    belong together: an image is not pushed away from another caption of its own, nor from one that reads the same.
     """
     match kind:
         case "classification":
@@ -52,7 +52,8 @@ def image_losses(kind: TaskKind, logits_BK: torch.Tensor, labels: torch.Tensor) 
 def measure(kind: TaskKind, logits: np.ndarray, labels: np.ndarray) -> Measured:
     """The metrics of a whole set.  logits [N, K]; labels [N], or [N, K] for multi_label.
 
-    For retrieval logits are [N, M] and labels [M] say which image every caption belongs to.
+    For retrieval logits are [N, M] and labels [N, M] say which captions describe which image: its own, and those that
+    read like one of its own.
     """
     match kind:
         case "classification":
@@ -80,15 +81,13 @@ def _measure_labels(logits: np.ndarray, labels: np.ndarray) -> Measured:
     )
 
 
-def _measure_retrieval(logits_NM: np.ndarray, image_M: np.ndarray) -> Measured:
+def _measure_retrieval(logits_NM: np.ndarray, own_NM: np.ndarray) -> Measured:
     """Recall at r: the share of queries with a right answer among the r best.  A tie counts against the answer."""
-    own_NM = image_M[None, :] == np.arange(len(logits_NM))[:, None]
-    best_N = np.where(own_NM, logits_NM, -np.inf).max(axis=1)
-    rank_N = (np.where(own_NM, -np.inf, logits_NM) >= best_N[:, None]).sum(axis=1)
-    own_M = logits_NM[image_M, np.arange(len(image_M))]
-    rank_M = (np.where(own_NM, -np.inf, logits_NM) >= own_M[None, :]).sum(axis=0)
+    right_NM, wrong_NM = np.where(own_NM, logits_NM, -np.inf), np.where(own_NM, -np.inf, logits_NM)
+    rank_N = (wrong_NM >= right_NM.max(axis=1, keepdims=True)).sum(axis=1)
+    rank_M = (wrong_NM >= right_NM.max(axis=0, keepdims=True)).sum(axis=0)
     metrics = {f"image_to_text_recall@{r}": float((rank_N < r).mean()) for r in RECALLS}
     metrics |= {f"text_to_image_recall@{r}": float((rank_M < r).mean()) for r in RECALLS}
     metrics["recall@1"] = (metrics["image_to_text_recall@1"] + metrics["text_to_image_recall@1"]) / 2
-    found_N = np.array([(rank_M[image_M == image] < 1).mean() for image in range(len(logits_NM))])
+    found_N = np.array([(rank_M[own] < 1).mean() for own in own_NM])
     return Measured(metrics, ((rank_N < 1) + found_N) / 2)

@@ -48,7 +48,8 @@ class TaskResult:
     val_score: float | None
     """None if the task has no validation images."""
     per_image: list[float]
-    """Every test image's share of the score, in the order of the test set; for `accuracy` 1 or 0."""
+    """One figure per test image, in the order of the test set: 1 or 0 for `accuracy`, the average precision of the
+    image's own labels for several labels (0 where it has none), the mean of its hits both ways for retrieval."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class TaskGradients:
     gradients: torch.Tensor
     """[T, P] fp32: text prompts [K, M, D_text] flattened, then image prompts [K, M, D_image]."""
     losses: torch.Tensor
-    """[T] mean cross-entropy."""
+    """[T] mean loss of each task's kind."""
 
 
 def profile(

@@ -22,6 +22,9 @@ from workers.training.pairwise import batch_pairwise_loss
 from workers.training.results import GroupResult, Progress
 from workers.training.run import GroupRun, GroupWork
 
+SMALLEST_ROOM = 8
+"""Places that prompts must leave to a caption: it is cut to fit, but some words must remain."""
+
 
 class Stopped(Exception):
     """The run was asked to stop and has written a checkpoint for every unfinished group that had begun."""
@@ -180,6 +183,13 @@ def _refuse_crowded_context(clip: FrozenCLIP, run: GroupRun, lists: ClassLists) 
         with torch.no_grad():
             num_tokens = run.method.edits(tasks).text.num_tokens
         for task in tasks:
+            room = clip.text.context_length - num_tokens
+            if not run.data[task].class_names and room < SMALLEST_ROOM:
+                raise ValueError(
+                    f"Task {task!r}: the prompts take {num_tokens} of the text tower's {clip.text.context_length} "
+                    f"places and leave {room} for a caption; at least {SMALLEST_ROOM} are needed. Use fewer prompt "
+                    "tokens."
+                )
             for template in run.method.templates(task) if run.data[task].class_names else ():
                 longest = int(lists[run.data[task].class_names, template].end_R.max()) + 1
                 if longest + num_tokens > clip.text.context_length:

@@ -1,5 +1,6 @@
 """Task kinds: their losses and metrics are the definitions, and one job may mix them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from workers.bundle import load_bundle
 from workers.bundle_files import BundleGroup, BundleTask, write_bundle
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import Edits
+from workers.clip.shape import backbone_shape
 from workers.data.dataset import TaskData
 from workers.methods.build import build_method
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.methods.counts import count_parameters
 from workers.methods.method import TaskInfo
-from workers.training.batches import TaskBatch, draw_batch, scale_pixels
+from workers.training.batches import TaskBatch, draw_batch, number_texts, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
+from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists
 from workers.training.kinds import image_losses, measure
 from workers.training.results import GroupResult
-from workers.training.run import GroupWork
+from workers.training.run import GroupRun, GroupWork
 from workers.training.signatures import profile, task_gradients
 from workers.training.train import train
 
@@ -36,6 +40,10 @@ def _run(
 ) -> GroupResult:
     work = GroupWork("g1", tuple(tasks), method, folder)
     return train(clip, [work], tasks, CONFIG.model_copy(update=update))["g1"]
+
+
+def _owned(image_M: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.asarray(image_M)[None, :] == np.arange(max(image_M) + 1)[:, None]
 
 
 def test_several_labels_cost_the_mean_binary_cross_entropy_of_the_classes():
@@ -65,7 +73,7 @@ def test_metrics_are_their_definitions():
     assert found.metrics["mean_average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
     # image 0 owns captions 0 and 1, image 1 owns caption 2
     logits = np.array([[0.1, 0.9, 0.5], [0.2, 0.3, 0.4]])
-    found = measure("retrieval", logits, np.array([0, 0, 1]))
+    found = measure("retrieval", logits, _owned([0, 0, 1]))
     assert found.metrics["image_to_text_recall@1"] == 1.0
     assert found.metrics["text_to_image_recall@1"] == pytest.approx(1 / 3)
     assert found.metrics["recall@1"] == pytest.approx(2 / 3)
@@ -75,12 +83,12 @@ def test_metrics_are_their_definitions():
 
 def test_the_share_of_every_image_averages_to_the_score_where_each_has_as_many_captions():
     rng = np.random.default_rng(0)
-    found = measure("retrieval", rng.normal(size=(12, 24)), np.repeat(np.arange(12), 2))
+    found = measure("retrieval", rng.normal(size=(12, 24)), _owned(np.repeat(np.arange(12), 2)))
     assert found.per_image.mean() == pytest.approx(found.metrics["recall@1"])
 
 
 def test_a_tie_is_no_hit():
-    found = measure("retrieval", np.zeros((3, 3)), np.arange(3))
+    found = measure("retrieval", np.zeros((3, 3)), _owned(np.arange(3)))
     assert found.metrics["recall@1"] == 0.0 and found.metrics["image_to_text_recall@5"] == 1.0
 
 
@@ -108,6 +116,9 @@ def test_a_multi_label_bias_starts_at_the_frequency_of_the_labels_and_learns(
     method = MMAP.model_copy(update={"sharing": "alone"})
     trained = _run(tiny_clip, names, tmp_path / "trained", method)
     assert trained.parameters["total"] == 8 + 2 * (16 + 32) * 2 // 8 + 1
+    shape = backbone_shape(tiny_clip.config.model)
+    expected = count_parameters(method, shape, num_classes=3, num_tasks=1, num_groups=1, num_multi_label=1)
+    assert trained.parameters == expected
 
 
 def test_one_backward_equals_one_per_task_for_every_kind(tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData]):
@@ -179,7 +190,7 @@ def test_a_bundle_of_all_kinds_predicts(
     flat = [text for texts in test.captions for text in texts]
     owner = np.repeat(np.arange(len(test.captions)), [len(texts) for texts in test.captions])
     ranked = captions.rank(images["captions"], flat)
-    assert measure("retrieval", ranked, owner).metrics == pytest.approx(result.results["captions"].metrics)
+    assert measure("retrieval", ranked, _owned(owner)).metrics == pytest.approx(result.results["captions"].metrics)
     with pytest.raises(ValueError, match="rank"):
         captions.predict(images["captions"][:1])
     with pytest.raises(ValueError, match="texts are fixed"):
@@ -199,3 +210,45 @@ def test_validation_alone_never_looks_at_a_test_image(
     assert train(tiny_clip, [work], blind, CONFIG, evaluate="validation", report=told.append) == {}
     assert set(told[-1].scores) == set(told[-1].val_losses) == set(mixed_tasks)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_captions_that_read_alike_are_right_for_all_their_images(
+    tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData], tmp_path: Path
+):
+    task = mixed_tasks["captions"]
+    twins = tuple(("a dog", f"an animal {row}") if row % 2 else ("a dog",) for row in range(len(task.test.captions)))
+    assert number_texts(twins).tolist() == [0] * len(twins)
+    same = replace(task, test=replace(task.test, captions=twins))
+    result = _run(tiny_clip, {"captions": same}, tmp_path, max_steps=1).results["captions"]
+    assert result.loss == pytest.approx(0.0, abs=1e-5)  # the first captions leave nothing to be told apart
+    assert result.metrics["text_to_image_recall@1"] >= 2 / 3  # "a dog" is right for every image
+
+
+def test_an_image_that_a_batch_holds_twice_is_not_pushed_from_its_own_captions(mixed_tasks: dict[str, TaskData]):
+    config = CONFIG.model_copy(update={"batch_size": 8})
+    batch = draw_batch(mixed_tasks["captions"], config, 1)
+    rows = batch.rows.tolist()
+    assert len(set(rows)) < len(rows)
+    for place, row in enumerate(rows):
+        for other in range(len(rows)):
+            assert (batch.labels[place] == batch.labels[other]) == (row == rows[other])
+
+
+def test_prompts_that_leave_no_room_for_a_caption_are_refused(
+    tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData], tmp_path: Path
+):
+    method = MMAP.model_copy(update={"num_tokens": 10, "sharing": "grouped+task"})
+    with pytest.raises(ValueError, match="'captions': the prompts take 20 of the text tower's 24 places and leave 4"):
+        _run(tiny_clip, {"captions": mixed_tasks["captions"]}, tmp_path, method)
+
+
+def test_a_multi_label_bias_starts_where_the_mean_probability_is_the_frequency(
+    tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData]
+):
+    lists, cache = ClassLists(tiny_clip), FeatureCache(tiny_clip)
+    task = {"labels": mixed_tasks["labels"]}
+    run = GroupRun(tiny_clip, GroupWork("g", ("labels",), ZeroShotConfig(), Path("unused")), task, CONFIG, lists, cache)
+    run.fit()
+    images_VNE, labels = run.features["labels"].train()
+    logits = run.method.task_logits("labels", images_VNE[0], run.features["labels"].texts())
+    assert float(torch.sigmoid(logits).mean()) == pytest.approx(float(labels.float().mean()), abs=1e-4)
