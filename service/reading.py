@@ -111,7 +111,7 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
     *parents, last = fault["loc"] or ("",)
     path, here = "", data
     for step in parents:  # union tags ('mmap', 'shots') stand in pydantic's path, but not in what the user wrote
-        if isinstance(here, dict) and step not in here:
+        if isinstance(step, str) and not (isinstance(here, dict) and step in here):
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
         here = here[step] if isinstance(here, dict) or (isinstance(here, list) and isinstance(step, int)) else None
@@ -119,6 +119,8 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
     full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
     full = full[:200].encode("utf-8", "backslashreplace").decode()
     if kind == "extra_forbidden":
+        if last in known:
+            return full, f"{last!r:.60} has no meaning here. Remove it."
         close = difflib.get_close_matches(str(last)[:60], known, n=1)
         return full, f"unknown key {last!r:.60}. " + (f"Did you mean {close[0]!r}?" if close else "Remove it.")
     if kind == "missing":

@@ -1,9 +1,9 @@
 """A job as its user wrote it: every room's own part, composed, and what can only be checked over all parts together."""
 
 from collections import Counter
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grouping.config import GroupingConfig
 from grouping.links import check_links
@@ -54,6 +54,16 @@ class JobSpec(Spec):
     resources: ResourcesConfig = ResourcesConfig()
     """Where groups train."""
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _sharing_has_something_to_share(cls, value: Any) -> Any:
+        union, _ = get_args(MethodConfig)
+        for config in get_args(union) if isinstance(value, dict) and "sharing" in value else ():
+            kind = config.model_fields["kind"].default
+            if value.get("kind") == kind and "sharing" not in config.model_fields:
+                raise ValueError(f"{kind} has no parameters that tasks could share or not. Remove `sharing`.")
+        return value
+
     @model_validator(mode="after")
     def _task_names_are_unique(self) -> "JobSpec":
         twice = sorted(name for name, count in Counter(task.name for task in self.tasks).items() if count > 1)
@@ -82,13 +92,7 @@ class JobSpec(Spec):
 
     @model_validator(mode="after")
     def _method_fits_the_tasks(self) -> "JobSpec":
-        kinds = self.method.task_kinds()
-        unfit = [task.name for task in self.tasks if task.kind not in kinds]
-        if unfit:
-            raise ValueError(
-                f"tasks: {quoted(unfit)} given, but {self.method.kind} learns tasks of kind {' and '.join(kinds)} "
-                "only. Choose another method, or leave them out."
-            )
+        self._check_kinds(self.method)
         return self
 
     @model_validator(mode="after")
@@ -122,7 +126,7 @@ class JobSpec(Spec):
     def _search_fits_the_job(self) -> "JobSpec":
         if self.search is None:
             return self
-        check_search(self.search, self.method, self.training)
+        check_search(self.search, self.method, self.training, self._check_searched)
         if blind := [task.name for task in self.tasks if _has_no_validation_images(task)]:
             raise ValueError(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
         kinds = sorted({task.kind for task in self.tasks})
@@ -132,6 +136,30 @@ class JobSpec(Spec):
                 "Use val_score."
             )
         return self
+
+    def _check_kinds(self, method: MethodConfig) -> None:
+        kinds = method.task_kinds()
+        unfit = [task.name for task in self.tasks if task.kind not in kinds]
+        if unfit:
+            raise ValueError(
+                f"tasks: {quoted(unfit)} given, but {method.kind} learns tasks of kind {' and '.join(kinds)} "
+                "only with these settings. Choose another method, or leave them out."
+            )
+
+    def _check_searched(self, method: MethodConfig) -> None:
+        """ValueError for a method that a search may choose and the job cannot train."""
+        self._check_kinds(method)
+        assert self.search is not None
+        for baseline in self.baselines if self.search.scope == "job" else ():  # else they keep the job's own settings
+            if baseline != "zero_shot":
+                try:
+                    with_sharing(method, baseline)
+                except ValueError as error:
+                    rest = ", ".join(other for other in self.baselines if other != baseline)
+                    raise ValueError(
+                        f"the baseline {baseline!r} trains with it, too, but {error} Drop the value, or give "
+                        f"`baselines: [{rest}]`."
+                    ) from error
 
     @property
     def trivial_sharing(self) -> Literal["alone", "all"] | None:

@@ -68,6 +68,13 @@ def test_a_spec_survives_its_own_json() -> None:
         ({"training": {"lr": float("nan")}}, "training.lr", "finite"),
         ({"name": "two words"}, "name", "given 'two words'"),
         ({"search": {"space": {"training.lr": {"normal": [0, 1]}}}}, "search.space.training.lr", "one of {uniform:"),
+        (
+            {"search": {"space": {"training.lr": {"uniform": [0.1, float("inf")]}}}},
+            "search.space.training.lr.uniform[1]",
+            "must lie between",
+        ),
+        ({"method": {"kind": "zero_shot", "sharing": "all"}}, "method", "zero_shot has no parameters that tasks could"),
+        ({"training": {"sharing": "all"}}, "training.sharing", "'sharing' has no meaning here. Remove it."),
         ({"search": {"space": {"training.lrr": {"choice": [1]}}}}, "", "Did you mean training.lr?"),
         ({"search": {"space": {"training.lr": {"uniform": [0, 1]}}}}, "", "search: training.lr=0: Input should be"),
         ({"search": {"space": {"training.seed": {"choice": [1, 2]}}}}, "", "training.seed cannot be searched"),
@@ -175,6 +182,22 @@ def test_a_fault_elsewhere_is_not_told_a_second_time_of_the_baselines() -> None:
     with pytest.raises(SpecError) as caught:
         parse_spec({**JOB, "method": {"kind": "mmap", "depth": 0}})
     assert [path for path, _ in caught.value.problems] == ["method.depth"]
+
+
+def test_a_searched_value_fits_the_baselines_and_the_tasks() -> None:
+    space = {"method.task_prefix": {"grid": [True]}}
+    adapter = {**JOB, "method": {"kind": "adapter", "sharing": "all"}, "search": {"space": space}}
+    with pytest.raises(SpecError, match=r"task_prefix=True: the baseline 'alone'.*`baselines: \[zero_shot, all\]`"):
+        parse_spec(adapter)
+    assert parse_spec({**adapter, "baselines": ["zero_shot", "all"]})
+    assert parse_spec({**adapter, "search": {"space": space, "scope": "group"}})  # baselines keep the job's settings
+
+    pairs = {"name": "pairs", "kind": "retrieval", "source": {"kind": "manifest", "uri": "pairs.jsonl"}}
+    split = {"fraction": 0.5, "val_fraction": 0.2}
+    coop = {"kind": "coop", "sharing": "all"}
+    search = {"space": {"method.class_specific": {"grid": [False, True]}}}
+    with pytest.raises(SpecError, match="class_specific=True: tasks: 'pairs' given, but coop learns"):
+        parse_spec({**JOB, "tasks": [TASK, {**pairs, "split": split}], "method": coop, "search": search})
 
 
 @pytest.mark.parametrize("method", every_method())

@@ -6,14 +6,36 @@ What a path or a value means is not known here: search_space.py holds it against
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from workers.spec import Spec
 
 MAX_TRIALS = 1000
+LARGEST = 1e15
+"""No number beyond it, so that every one has a midpoint with another and fits where integers have 64 bits."""
 
-Number = int | float
-Value = bool | int | float | str | None | list[bool | int | float | str]
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"a searched number must lie between {-LARGEST:g} and {LARGEST:g}.")
+    return value
+
+
+def _number(value: Any) -> Any:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is no number. Use {{uniform: [0, 0.1]}}, say.")
+    _bounded(number)
+    return value if isinstance(value, int) else number
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Value = Annotated[bool | int | float | str | None | list[bool | int | float | str], BeforeValidator(_bounded)]
 """What a choice may hold: whatever a field of a method or a training can be, except further fields."""
 
 
@@ -101,6 +123,16 @@ class SearchConfig(Spec):
     """Trials at the same time, never more than there are device workers.  Left out: as many as those."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """The same seed and space draw the same settings."""
+
+    @field_validator("searcher", mode="before")
+    @classmethod
+    def _grids_stand_in_the_space(cls, value: Any) -> Any:
+        if value == "grid":
+            raise ValueError(
+                "'grid' is no searcher: a grid is written in the space, {training.lr: {grid: [0.001, 0.01]}}, and every "
+                "value of it is tried. Use random or optuna, or leave searcher out."
+            )
+        return value
 
     @property
     def grid_size(self) -> int:

@@ -4,7 +4,7 @@ Pure and torch-free, so that a space is refused when the job is posted and not w
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -44,15 +44,22 @@ def apply_setting(setting: Setting, method: MethodConfig, training: TrainConfig)
         return type(method).model_validate(rooms["method"]), TrainConfig.model_validate(rooms["training"])
     except ValidationError as error:
         told = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
-        given = ", ".join(f"{path}={value!r}" for path, value in setting.items())
-        raise ValueError(f"{given}: {told}") from error
+        raise ValueError(f"{_given(setting)}: {told}") from error
 
 
-def check_search(search: SearchConfig, method: MethodConfig, training: TrainConfig) -> None:
-    """Refuses (ValueError, all faults at once) a space whose paths or values the job's own configs do not take."""
+def check_search(
+    search: SearchConfig,
+    method: MethodConfig,
+    training: TrainConfig,
+    check_method: Callable[[MethodConfig], object] = lambda method: None,
+) -> None:
+    """Refuses (ValueError, all faults at once) a space whose paths or values the job's own configs do not take, or with
+    which `check_method` refuses the method."""
     faults = [fault for path in search.space for fault in _path_faults(path, search, method, training)]
     if not faults:
-        faults = [fault for path in search.space for fault in _value_faults(path, search, method, training)]
+        faults = [
+            fault for path in search.space for fault in _value_faults(path, search, method, training, check_method)
+        ]
     if not faults and search.scheduler != "none" and training.validations < 2:
         faults = [
             f"scheduler={search.scheduler} ends trials by what they score along the way, but training.validations="
@@ -60,6 +67,10 @@ def check_search(search: SearchConfig, method: MethodConfig, training: TrainConf
         ]
     if faults:
         raise ValueError("search: " + " ".join(faults))
+
+
+def _given(setting: Setting) -> str:
+    return ", ".join(f"{path}={value!r}" for path, value in setting.items())
 
 
 def takes_only_integers(path: str, found: Uniform | LogUniform, method: MethodConfig, training: TrainConfig) -> bool:
@@ -104,29 +115,38 @@ def _path_faults(path: str, search: SearchConfig, method: MethodConfig, training
         place, here = getattr(place, name), f"{here}.{name}"
 
 
-def _value_faults(path: str, search: SearchConfig, method: MethodConfig, training: TrainConfig) -> Iterator[str]:
+def _value_faults(
+    path: str,
+    search: SearchConfig,
+    method: MethodConfig,
+    training: TrainConfig,
+    check_method: Callable[[MethodConfig], object],
+) -> Iterator[str]:
     """A value is refused where it fits neither the job as it is nor any setting of the fields searched beside it."""
+
+    def fault(setting: Setting) -> str | None:
+        try:
+            applied, _ = apply_setting(setting, method, training)
+        except ValueError as error:
+            return str(error)
+        try:
+            check_method(applied)
+        except ValueError as error:
+            return f"{_given(setting)}: {error}"
+        return None
+
     others = {other: _tried(other, found, method, training) for other, found in search.space.items() if other != path}
     for value in _tried(path, search.space[path], method, training):
-        try:
-            apply_setting({path: value}, method, training)
-        except ValueError as error:
+        if told := fault({path: value}):
             beside = islice(product(*others.values()), _MAX_COMBINATIONS) if others else ()
             settings = ({path: value, **dict(zip(others, values, strict=True))} for values in beside)
-            if not any(_fits(setting, method, training) for setting in settings):
-                yield f"{error}" if str(error).endswith(".") else f"{error}."
-
-
-def _fits(setting: Setting, method: MethodConfig, training: TrainConfig) -> bool:
-    try:
-        apply_setting(setting, method, training)
-    except ValueError:
-        return False
-    return True
+            if all(map(fault, settings)):
+                yield told if told.endswith(".") else f"{told}."
 
 
 def _tried(path: str, found: Distribution, method: MethodConfig, training: TrainConfig) -> list[Value]:
-    """The values that stand for a distribution: all of a list, a range's ends, a short one's whole numbers."""
+    """The values that stand for a distribution: all of a list, a range's ends and what lies between (its middle, or the
+    whole numbers of a short one)."""
     match found:
         case Choice():
             return list(found.choice)
@@ -136,6 +156,7 @@ def _tried(path: str, found: Distribution, method: MethodConfig, training: Train
             low, high = found.uniform
         case LogUniform():
             low, high = found.loguniform
-    if takes_only_integers(path, found, method, training) and high - low < _MAX_INTEGERS:
+    is_integer = takes_only_integers(path, found, method, training)
+    if is_integer and high - low < _MAX_INTEGERS:
         return [low, *range(int(low) + 1, int(high)), high]
-    return [low, high]
+    return [low, high] if is_integer else [low, (low + high) / 2, high]
