@@ -67,12 +67,11 @@ def run(spec: BenchSpec, folder: Path, part: Part, machine: Machine, tell: Tell 
     A cell that fails leaves a record that says why, and is tried again by the next call.
     """
     matrix = cells(spec, part)
-    missing = [(contestant, _missing(folder, of_contestant)) for contestant, of_contestant in matrix]
-    missing = _once(missing)
-    plans = list({cell.plan.name: cell.plan for _, todo in missing for cell in todo if cell.plan}.values())
-    plans = [plan for plan in plans if (found := read_plan(folder, plan)) is None or found.reason is not None]
-    shares = [plans[first :: machine.workers] for first in range(machine.workers)]
     with _locked(folder):
+        missing = _once([(contestant, _missing(folder, of_contestant)) for contestant, of_contestant in matrix])
+        plans = list({cell.plan.name: cell.plan for _, todo in missing for cell in todo if cell.plan}.values())
+        plans = [plan for plan in plans if (found := read_plan(folder, plan)) is None or found.reason is not None]
+        shares = [plans[first :: machine.workers] for first in range(machine.workers)]
         total = len(plans) + sum(len(todo) for _, todo in missing)
         runner = _Runner(folder, machine, tell, total)
         runner.run([("groups", share) for share in shares if share])

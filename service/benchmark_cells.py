@@ -8,10 +8,10 @@ import hashlib
 from typing import Literal
 
 from grouping.config import GroupingConfig
-from service.benchmark_spec import BenchSpec, Contestant, merged
+from service.benchmark_spec import BenchSpec, Contestant, forms_groups, merged
 from service.spec import sharing_of
 from workers.clip.config import BackboneConfig
-from workers.data.config import ShotsSplit, TaskConfig
+from workers.data.config import ExplicitSplit, TaskConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.spec import Spec
 from workers.training.config import ProfileConfig, TrainConfig, decide
@@ -26,7 +26,7 @@ class Draw(Spec):
     backbone: BackboneConfig
     tasks: tuple[TaskConfig, ...]
     shots: int | None
-    """None: the tasks' own splits."""
+    """None: the sizes of the tasks' own splits."""
     seed: int
 
     def stem(self, *words: str) -> str:
@@ -83,7 +83,6 @@ def sorted_shots(spec: BenchSpec) -> list[int | None]:
 
 def _cell(spec: BenchSpec, contestant: Contestant, shots: int | None, seed: int, part: Part) -> Cell:
     tasks = tuple(_drawn(task, shots, seed) for task in spec.tasks)
-    grouped = contestant.sharing not in (None, "alone", "all")
     plan = PlanCell(
         backbone=spec.backbone,
         tasks=tasks,
@@ -102,15 +101,16 @@ def _cell(spec: BenchSpec, contestant: Contestant, shots: int | None, seed: int,
         method=contestant.method,
         training=_decided(contestant.training, contestant.method, seed),
         part=part,
-        plan=plan if grouped else None,
+        plan=plan if forms_groups(contestant) else None,
     )
 
 
 def _drawn(task: TaskConfig, shots: int | None, seed: int) -> TaskConfig:
-    if shots is None:
+    """The task with the seed's own draw; separate sources for the parts leave nothing to draw."""
+    if isinstance(task.split, ExplicitSplit):
         return task
-    assert isinstance(task.split, ShotsSplit)
-    return task.model_copy(update={"split": task.split.model_copy(update={"shots": shots, "seed": seed})})
+    update = {"seed": seed} | ({} if shots is None else {"shots": shots})
+    return task.model_copy(update={"split": task.split.model_copy(update=update)})
 
 
 def _decided(training: TrainConfig, method: MethodConfig, seed: int) -> TrainConfig:

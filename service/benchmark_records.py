@@ -1,12 +1,16 @@
 """What a benchmark keeps of the cells that have run, and what its worker processes are told.  Torch-free."""
 
+import logging
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from service.benchmark_cells import Cell, PlanCell
 from workers.data.roots import DataRoots
 from workers.spec import Spec
+
+log = logging.getLogger(__name__)
 
 
 class PlanRecord(Spec):
@@ -91,11 +95,25 @@ def record_path(folder: Path, item: Cell | PlanCell) -> Path:
 
 def read_record(folder: Path, cell: Cell) -> Record | None:
     """A cell's record, or None if it has not run."""
-    path = record_path(folder, cell)
-    return Record.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return _read(Record, record_path(folder, cell))
 
 
 def read_plan(folder: Path, cell: PlanCell) -> PlanRecord | None:
     """The groups of a draw, or None if it has not been asked for."""
-    path = record_path(folder, cell)
-    return PlanRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return _read(PlanRecord, record_path(folder, cell))
+
+
+_Kept = TypeVar("_Kept", Record, PlanRecord)
+
+
+def _read(kind: type[_Kept], path: Path) -> _Kept | None:
+    """The record that lies there.  One that cannot be read is set aside, as if it had not run."""
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError:
+        aside = path.with_name(f"damaged-{path.name}")
+        path.replace(aside)
+        log.warning("%s is damaged or of another version: it is now %s, and is measured again.", path, aside.name)
+        return None

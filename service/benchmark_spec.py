@@ -69,7 +69,7 @@ class BenchMethod(Spec):
     def _sharing_is_defined(self) -> "BenchMethod":
         for sharing in self.sharing or ():
             with_sharing(self.method, sharing)
-        _refuse_seed(self.training, "methods: training")
+        _refuse_decided(self.training, "methods: training")
         return self
 
     def contestants(self, training: TrainConfig) -> list[Contestant]:
@@ -96,13 +96,14 @@ class BenchSpec(Spec):
     backbone: BackboneConfig
     """The frozen CLIP."""
     tasks: list[TaskConfig] = Field(min_length=1, max_length=MAX_TASKS)
-    """The tasks, as in a job; `shots` and `seed` of their splits are replaced by the benchmark's."""
+    """The tasks, as in a job; `shots` and `seed` of their splits are replaced by the benchmark's.  Parts that are
+    given (separate sources, fraction 1) are the same under every seed."""
     methods: list[BenchMethod] = Field(min_length=1)
     """The contestants."""
     shots: Annotated[tuple[PositiveInt, ...] | None, Field(min_length=1)] = None
-    """Training images per class, each measured.  Left out: every task keeps its own split under every seed."""
+    """Training images per class, each measured.  Left out: every task keeps the size of its own split."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
-    """Each draws its own images, initialisation and data order."""
+    """Each draws its own images (where they are not given), initialisation and data order."""
     training: TrainConfig = TrainConfig()
     """How every contestant trains, where it does not say otherwise itself."""
     shared_prompt: SharedPrompt = SharedPrompt()
@@ -152,10 +153,17 @@ class BenchSpec(Spec):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "BenchSpec":
         check_links(self.grouping, [task.name for task in self.tasks])
-        _refuse_seed(self.training, "training")
-        _refuse_seed(self.shared_prompt.training, "shared_prompt: training")
+        _refuse_decided(self.training, "training")
+        _refuse_decided(self.shared_prompt.training, "shared_prompt: training")
         if self.grouping.approve:
             raise ValueError("grouping: approve=true given, but a benchmark asks nobody. Leave it out.")
+        own = {"shared_prompt": SharedPrompt(), "profile": ProfileConfig(), "grouping": GroupingConfig()}
+        asked = [name for name, default in own.items() if getattr(self, name) != default]
+        if asked and not any(forms_groups(contestant) for contestant in self.contestants()):
+            raise ValueError(
+                f"{quoted(asked)} given, but no method here forms groups, so it would be ignored. Leave it out, or "
+                "give a method the sharing grouped or grouped+task."
+            )
         return self
 
     def contestants(self) -> list[Contestant]:
@@ -174,6 +182,17 @@ def merged(base: TrainConfig, override: TrainConfig) -> TrainConfig:
     return base.model_copy(update=({"max_steps": None} if "epochs" in given else {}) | given)
 
 
-def _refuse_seed(training: TrainConfig, where: str) -> None:
+def forms_groups(contestant: Contestant) -> bool:
+    """Whether its sharing needs groups that are read from gradients."""
+    return contestant.sharing not in (None, "alone", "all")
+
+
+def _refuse_decided(training: TrainConfig, where: str) -> None:
+    """What the benchmark itself decides."""
     if "seed" in training.model_fields_set:
         raise ValueError(f"{where}: seed={training.seed} given, but the benchmark's `seeds` decide. Leave it out.")
+    if "validations" in training.model_fields_set and training.validations != 1:
+        raise ValueError(
+            f"{where}: validations={training.validations} given, but a benchmark scores the last step only. Leave it "
+            "out."
+        )

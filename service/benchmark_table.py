@@ -16,8 +16,9 @@ from pydantic import computed_field
 from service.benchmark_cells import Part, PlanCell, cells
 from service.benchmark_records import PlanRecord, Record, read_plan, read_record
 from service.benchmark_spec import BenchSpec
+from service.reading import quoted
 from service.scores import title
-from workers.data.config import METRICS
+from workers.data.config import METRICS, ExplicitSplit, FractionSplit
 from workers.methods.config import Sharing
 from workers.spec import Spec
 
@@ -278,9 +279,16 @@ def _caption(spec: BenchSpec, part: Part) -> str:
         if part == "test"
         else "Scores on VALIDATION images at the last step, for choosing settings; no test image was looked at."
     )
+    given = [
+        task.name
+        for task in spec.tasks
+        if isinstance(task.split, ExplicitSplit) or (isinstance(task.split, FractionSplit) and task.split.fraction == 1)
+    ]
+    same = f" The images of {quoted(given)} are given, the same under every seed." if given else ""
     return (
         f"{scored} Mean over {len(spec.tasks)} task(s), then mean ± standard deviation over {len(spec.seeds)} seed(s). "
         "Parameters are those of all tasks together; a step serves every task once."
+        f"{same}"
     )
 
 

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.text import Annotation, Text
+from rich.console import Console
 from typer.testing import CliRunner
 
 from service.benchmark import Finished, Machine, run
 from service.benchmark_cells import Cell, cells
 from service.benchmark_figure import against_parameters, draw
-from service.benchmark_records import Record, TaskScore, WorkerWork, read_record, record_path
+from service.benchmark_records import Record, TaskScore, WorkerWork, read_plan, read_record, record_path
 from service.benchmark_spec import BenchSpec, parse_bench
 from service.benchmark_table import Table, make_row, make_table, to_csv, to_json, to_markdown
 from service.benchmark_worker import Worker
 from service.cli import app
+from service.cli_bench import _tell
 from service.errors import SpecError
 from workers.data.roots import DataRoots
 from workers.training.results import write_atomically
@@ -97,11 +99,20 @@ def test_the_matrix_is_methods_by_sharing_by_shots_by_seeds() -> None:
     assert len({cell.name for _, wanted in matrix for cell in wanted}) == 24
 
 
-def test_without_shots_every_task_keeps_its_own_split() -> None:
-    tasks = [{**TASKS[0], "split": {"fraction": 0.5, "seed": 7}}]
-    (cell, *_), *_ = (wanted for _, wanted in cells(make_spec(tasks=tasks, shots=None), "test"))
-    assert cell.shots is None
-    assert cell.tasks[0].split.seed == 7  # pyright: ignore
+def test_without_shots_every_seed_draws_each_tasks_own_split() -> None:
+    splits = [{"fraction": 0.5, "seed": 7}, {"shots": 3}, {"train": "a", "test": "b"}]
+    tasks = [{**TASKS[0], "name": f"t{number}", "split": split} for number, split in enumerate(splits)]
+    spec = make_spec(tasks=tasks, shots=None)
+    wanted, *_ = (wanted for _, wanted in cells(spec, "test"))
+    for seed, cell in zip((1, 2, 3), wanted, strict=True):
+        assert cell.shots is None
+        assert [task.split.model_dump(include={"fraction", "shots", "seed", "train"}) for task in cell.tasks] == [
+            {"fraction": 0.5, "seed": seed},
+            {"shots": 3, "seed": seed},
+            {"train": "a"},
+        ]
+    caption = make_table(spec, Path("/nowhere"), "test", "").caption
+    assert "'t2' are given, the same under every seed" in caption and "t0" not in caption
 
 
 def test_contestants_that_need_groups_share_one_plan_for_each_draw() -> None:
@@ -137,6 +148,10 @@ def test_a_methods_own_length_in_epochs_replaces_the_common_one_in_steps() -> No
         ({"methods": [{"kind": "mmap", "training": {"seed": 1}}]}, "seeds"),
         ({"methods": [{"kind": "mmap", "shering": ["all"]}]}, "methods[0].shering"),
         ({"training": {"seed": 1}}, "seeds"),
+        ({"training": {"validations": 3}}, "validations=3"),
+        ({"methods": [{"kind": "mmap", "training": {"validations": 3}}]}, "validations=3"),
+        ({"methods": [{"kind": "zero_shot"}], "grouping": {"num_groups": 2}}, "'grouping' given"),
+        ({"methods": [{"kind": "zero_shot"}], "shared_prompt": {"training": {"lr": 1}}}, "'shared_prompt' given"),
         ({"seeds": [1, 1]}, "more than once"),
         ({"tasks": [{**TASKS[0], "split": {"fraction": 0.5}}]}, "by shots"),
         ({"grouping": {"approve": True}}, "approve"),
@@ -270,6 +285,54 @@ def test_labels_cover_neither_each_other_nor_leave_the_axes(filled: Table) -> No
     assert not [(a, b) for a in range(30) for b in range(a) if boxes[a].overlaps(boxes[b])]
     frame = axes.get_window_extent()
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_a_label_is_no_formula(filled: Table, tmp_path: Path) -> None:
+    rows = tuple(row.model_copy(update={"label": rf"$\frac{{$ {row.label}"}) for row in filled.rows)
+    assert len(draw(filled.model_copy(update={"rows": rows}), tmp_path)) == 4
+
+
+# the command
+
+
+def test_a_figure_that_fails_hides_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no figure")
+
+    spec = {**BENCH, "methods": [{"kind": "zero_shot"}]}
+    for _, wanted in cells(parse_bench(spec), "test"):
+        for cell in wanted:
+            keep(tmp_path, make_record(cell, 0.5))
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(spec))
+    monkeypatch.setattr("service.cli_bench.draw", fail)
+    arguments = ["--home", str(tmp_path / "home"), "bench", str(tmp_path / "bench.yaml"), "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert str(result.exception) == "no figure"
+    told = json.loads(result.stdout)
+    assert len(told["rows"]) == 2
+    assert told["command"].startswith(f"cohort --home {tmp_path / 'home'} bench "), "it can be given again"
+    assert "zero_shot" in CliRunner().invoke(app, arguments).stdout
+
+
+def test_progress_never_averages_two_metrics() -> None:
+    (_, (cell, *_)), *_ = cells(make_spec(), "test")
+    score = TaskScore(metric="accuracy", score=0.5, metrics={}, loss=1.0, num_images=1)
+    other = score.model_copy(update={"metric": "recall@1", "score": 0.9})
+    record = make_record(cell, 0.5, tasks={"art": score, "clipart": other})
+    console = Console(file=io.StringIO(), width=200)
+    _tell(console, Finished("zero_shot", cell, record, 1, 1))
+    assert "50.0 %, 90.0 % recall@1 in 3.0 s" in console.file.getvalue()  # pyright: ignore
+
+
+def test_a_damaged_record_is_set_aside_and_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (_, _), (_, (cell, *_)), *_ = cells(make_spec(methods=[{"kind": "mmap", "sharing": ["all", "grouped"]}]), "test")
+    assert cell.plan
+    for item, read in ((cell, read_record), (cell.plan, read_plan)):
+        path = record_path(tmp_path, item)
+        write_atomically(path, b'{"cell": 1}')
+        assert read(tmp_path, item) is None  # pyright: ignore
+        assert not path.exists() and path.with_name(f"damaged-{path.name}").read_bytes() == b'{"cell": 1}'
+        assert str(path) in caplog.text
 
 
 # measuring
