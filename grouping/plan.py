@@ -231,7 +231,9 @@ def _matrix(values: np.ndarray | None, usable: list[str], names: list[str]) -> l
     if values is None:
         return None
     at = {name: index for index, name in enumerate(usable)}
-    return [[float(values[at[a], at[b]]) if a in at and b in at else None for b in names] for a in names]
+    rows = values.tolist()
+    places = [at.get(name) for name in names]
+    return [[None if a is None or b is None else rows[a][b] for b in places] for a in places]
 
 
 def _row(measured: Similarity, usable: list[str], names: list[str]) -> list[float | None] | None:

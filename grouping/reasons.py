@@ -78,6 +78,8 @@ def explain_tasks(
     """One reason a task, in the order of `names`."""
     at = {name: index for index, name in enumerate(usable)}
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
+    ids = list(groups)
+    means_TG = _group_means(groups, at, measured.similarity_TT)
     reasons = []
     for name in names:
         group = group_of[name]
@@ -91,7 +93,7 @@ def explain_tasks(
             continue
         partners = [at[task] for task in groups[group] if task != name and task in at]
         nearest = _nearest(at[name], usable, measured)
-        margin, other = _margin(name, group, groups, at, measured.similarity_TT)
+        margin, other = _margin(means_TG[at[name]], ids.index(group), ids)
         sentence = _task_sentence(name, group, groups[group], at, measured, decision, nearest, margin, other)
         others = [at[task] for task in groups[other] if task in at] if other is not None else []
         why = task_why(
@@ -195,20 +197,24 @@ def _neighbour(task: int, other: int, usable: Sequence[str], measured: Similarit
     )
 
 
-def _margin(
-    name: str, group: str, groups: Mapping[str, list[str]], at: Mapping[str, int], similarity_TT: np.ndarray
-) -> tuple[float | None, str | None]:
+def _group_means(groups: Mapping[str, list[str]], at: Mapping[str, int], similarity_TT: np.ndarray) -> np.ndarray:
+    """Mean similarity of every task to every group, itself left out; nan where nobody else is left.  -> [T, G]"""
+    members_TG = np.zeros((len(at), len(groups)))
+    for g, tasks in enumerate(groups.values()):
+        members_TG[[at[task] for task in tasks if task in at], g] = 1.0
+    others_TT = similarity_TT - np.diag(np.diagonal(similarity_TT))
+    count_TG = members_TG.sum(axis=0) - members_TG
+    return np.divide(others_TT @ members_TG, count_TG, out=np.full_like(count_TG, np.nan), where=count_TG > 0)
+
+
+def _margin(means_G: np.ndarray, own: int, ids: Sequence[str]) -> tuple[float | None, str | None]:
     """How much better a task fits its own group than the best other one, and that one's id."""
-    means = {
-        other: float(np.mean([similarity_TT[at[name], at[task]] for task in tasks if task in at and task != name]))
-        for other, tasks in groups.items()
-        if any(task in at and task != name for task in tasks)
-    }
-    own = means.pop(group, None)
-    if own is None or not means:
+    rivals_G = np.where(np.isnan(means_G), -np.inf, means_G)
+    rivals_G[own] = -np.inf
+    best = int(np.argmax(rivals_G))
+    if np.isnan(means_G[own]) or rivals_G[best] == -np.inf:
         return None, None
-    best = max(means, key=lambda other: means[other])
-    return own - means[best], best
+    return float(means_G[own] - means_G[best]), ids[best]
 
 
 def _task_sentence(
@@ -223,7 +229,6 @@ def _task_sentence(
     other: str | None,
 ) -> str:
     partners = [task for task in tasks if task != name and task in at]
-    outside = [task for task in at if task not in tasks]
     row = measured.similarity_TT[at[name]]
     if not nearest:
         sentence = f"{name} trains alone: no other task could be compared with it."
@@ -236,9 +241,10 @@ def _task_sentence(
         mean = float(np.mean([row[at[task]] for task in partners]))
         sentence = f"{name} trains with {_names(partners)}: similarity {mean:.2f}"
         sentence += " on average" if len(partners) > 1 else ""
-        if outside:
-            closest = max(outside, key=lambda task: row[at[task]])
-            said = _said(_neighbour(at[name], at[closest], list(at), measured))
+        if len(partners) + 1 < len(at):
+            outside = row.copy()
+            outside[[at[task] for task in tasks if task in at]] = -np.inf
+            said = _said(_neighbour(at[name], int(np.argmax(outside)), list(at), measured))
             sentence += f", while the nearest task outside is {said}"
         sentence += "."
         if margin is not None and margin >= 0:
