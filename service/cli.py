@@ -236,7 +236,7 @@ def methods(
     backbone: Annotated[str, typer.Option(help="An open_clip model name, or `demo`.")] = "ViT-B-16-quickgelu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of a task.")] = 65,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks of the job.")] = 4,
-    groups: Annotated[int, typer.Option(min=1, help="Groups of its plan.")] = 2,
+    groups: Annotated[int | None, typer.Option(min=1, help="Groups of its plan.  (default: 2; 1 for one task)")] = None,
     shots: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 6,
     as_json: _Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from service import show
 from workers.bundle import load_bundle
-from workers.methods.table import rows
+from workers.methods.table import rows_and_misfits
 
 
 def predict(bundle: Path, task: str, images: list[Path], *, backbone: str | None, device: str, as_json: bool) -> None:
@@ -61,9 +61,13 @@ def _line(answer: dict[str, Any]) -> str:
     return ", ".join(told[name] for name in answer["classes"]) or f"no class; likeliest {next(iter(told.values()))}"
 
 
-def methods(backbone: str, *, classes: int, tasks: int, groups: int, shots: int, as_json: bool) -> None:
-    """Prints one row per method, setting and sharing."""
-    found = rows(backbone, classes=classes, tasks=tasks, groups=groups, shots=shots)
+def methods(backbone: str, *, classes: int, tasks: int, groups: int | None, shots: int, as_json: bool) -> None:
+    """Prints one row per method, setting and sharing; on standard error what does not fit the backbone."""
+    groups = min(2, tasks) if groups is None else groups
+    found, misfits = rows_and_misfits(backbone, classes=classes, tasks=tasks, groups=groups, shots=shots)
+    if misfits:
+        why = "; ".join(f"{setting} ({reason.rstrip('.')})" for setting, reason in misfits.items())
+        typer.echo(f"Left out, since it does not fit {backbone}: {why}.", err=True)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

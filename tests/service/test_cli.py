@@ -156,6 +156,24 @@ def test_methods_are_listed_with_what_they_train(tmp_path: Path) -> None:
     assert [round(row["percent"], 2) for row in paper] == [0.09]
 
 
+def test_methods_that_do_not_fit_the_backbone_are_named() -> None:
+    result = CliRunner().invoke(app, ["methods", "--backbone", "demo", "--tasks", "1", "--json"])
+    assert result.exit_code == 0, "one task has one group"
+    assert ("compacter", "default") not in {(row["method"], row["setting"]) for row in json.loads(result.stdout)}
+    told = result.stderr.splitlines()
+    assert len(told) == 1 and "compacter default (" in told[0] and "num_terms=4" in told[0]
+
+
+def test_a_backbone_that_wants_another_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(*_: object, **__: object) -> None:
+        raise RuntimeError("Please `pip install transformers`")
+
+    monkeypatch.setattr("open_clip.create_model", create)
+    result = CliRunner().invoke(app, ["methods", "--backbone", "ViT-B-32"])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert "'ViT-B-32' cannot be built here: Please `pip install transformers`" in result.stderr
+
+
 def test_the_doctor_names_what_it_looked_at(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--home", str(tmp_path), "doctor", "--json"])
     findings = {finding["subject"]: finding for finding in json.loads(result.output)}

@@ -103,7 +103,12 @@ def create_untrained(model_name: str) -> Any:
     """The model called `model_name` with random weights (on whatever torch device is current)."""
     name = f"local-dir:{DEMO_MODEL}" if model_name == "demo" else model_name
     _refuse_unknown(name)
-    return open_clip.create_model(name, load_weights=False, device=torch.get_default_device())
+    try:
+        return open_clip.create_model(name, load_weights=False, device=torch.get_default_device())
+    except RuntimeError as error:  # so open_clip says that a package of its own is missing
+        raise ValueError(
+            f"backbone model {model_name!r} cannot be built here: {error}. Use another backbone."
+        ) from error
 
 
 def freeze(

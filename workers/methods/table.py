@@ -82,17 +82,29 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int, shots: int = 6
 
     `classes` is the number of classes of a task; methods whose size does not depend on it ignore it.  `shots` are the
     training images of a class, for a method that trains something for each image.  Settings that do not fit the
-    backbone (more layers than it has, bottlenecks that do not divide) have no row.
+    backbone have no row.
     """
+    return rows_and_misfits(backbone, classes=classes, tasks=tasks, groups=groups, shots=shots)[0]
+
+
+def rows_and_misfits(
+    backbone: str, *, classes: int, tasks: int, groups: int, shots: int = 6
+) -> tuple[list[dict], dict[str, str]]:
+    """`rows`, and why the other settings do not fit the backbone (more layers than it has, bottlenecks that do not
+    divide): method and setting -> reason."""
     for name, value in (("classes", classes), ("tasks", tasks), ("groups", groups), ("shots", shots)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     if groups > tasks:
         raise ValueError(f"groups={groups} exceeds tasks={tasks}. Use at most {tasks}.")
     shape = backbone_shape(backbone)
-    table = []
+    table, misfits = [], {}
     for setting in SETTINGS:
-        if (getattr(setting.config, "depth", None) or 1) > shape.layers:
+        name = setting.name.format(shots=shots)
+        title = f"{setting.config.kind} {name}"
+        depth = getattr(setting.config, "depth", None) or 1
+        if depth > shape.layers:
+            misfits[title] = f"depth={depth} exceeds its {shape.layers} layers"
             continue
         for sharing in setting.sharings or setting.config.sharings or (None,):
             config = setting.config.model_copy(update={"sharing": sharing} if sharing else {})
@@ -100,16 +112,17 @@ def rows(backbone: str, *, classes: int, tasks: int, groups: int, shots: int = 6
                 counts = count_parameters(
                     config, shape, num_classes=classes, num_tasks=tasks, num_groups=groups, num_train=classes * shots
                 )
-            except ValueError:  # its sizes do not divide this backbone's widths
+            except ValueError as error:  # its sizes do not divide this backbone's widths
+                misfits[title] = str(error)
                 continue
             table.append(
                 {
                     "method": config.kind,
-                    "setting": setting.name.format(shots=shots),
+                    "setting": name,
                     "sharing": sharing,
                     **counts,
                     "per_task": counts["total"] / tasks,
                     "percent": 100 * counts["total"] / shape.num_parameters,
                 }
             )
-    return table
+    return table, misfits
