@@ -15,7 +15,7 @@ class GroupingConfig(BaseModel):
     max_group_size: int | None = Field(default=None, ge=1)
     """Most tasks in one group."""
     max_group_cost: float | None = Field(default=None, gt=0)
-    """Most that the tasks of one group may cost together, in the unit of the costs that the planner is given."""
+    """Most that the tasks of one group may cost together.  A task of a job costs its training images in one step."""
     must_link: list[tuple[str, str]] = []
     """Pairs of tasks that stay together."""
     cannot_link: list[tuple[str, str]] = []

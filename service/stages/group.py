@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from grouping.measurement import TaskFacts
 from grouping.plan import Plan, make_plan, trivial_plan
 from service.stages.profile import ARTIFACT as SIGNATURES
 from service.stages.run import Interrupted, JobRun
+from service.stages.validate import datasets
 from service.states import JobState
 
 ARTIFACT = "plans/0.json"
@@ -37,6 +39,7 @@ def _plan(run: JobRun) -> Plan:
     if sharing is not None:
         return trivial_plan(names, sharing)
     with np.load(run.files.path(SIGNATURES), allow_pickle=False) as signatures:
-        gradients = signatures["gradients"]
+        gradients, facts = signatures["gradients"], TaskFacts.of(signatures)
         names = [str(name) for name in signatures["task_names"]]
-    return make_plan(gradients, names, run.spec.grouping)
+    costs = {name: min(run.spec.training.batch_size, found["num_train"]) for name, found in datasets(run).items()}
+    return make_plan(gradients, names, run.spec.grouping, facts=facts, costs=costs)
