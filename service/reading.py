@@ -111,10 +111,12 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
     *parents, last = fault["loc"] or ("",)
     path, here = "", data
     for step in parents:  # union tags ('mmap', 'shots') stand in pydantic's path, but not in what the user wrote
-        if isinstance(step, str) and not (isinstance(here, dict) and step in here):
-            continue
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-        here = here[step] if isinstance(here, dict) or (isinstance(here, list) and isinstance(step, int)) else None
+        if isinstance(step, int):
+            path += f"[{step}]"
+            here = here[step] if isinstance(here, list) else None
+        elif isinstance(here, dict) and step in here:
+            path += f".{step}" if path else str(step)
+            here = here[step]
     named = isinstance(last, int) or kind in ("missing", "extra_forbidden") or (isinstance(here, dict) and last in here)
     full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
     full = full[:200].encode("utf-8", "backslashreplace").decode()

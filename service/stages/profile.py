@@ -2,11 +2,10 @@
 
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
-from service.stages.validate import fingerprints
+from service.stages.validate import fingerprints, profiled_method
 from service.states import JobState
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ProfileWork, Work
-from workers.methods.config import MmAPConfig
 
 ARTIFACT = "profile/signatures.npz"
 
@@ -16,7 +15,7 @@ def profile(run: JobRun) -> None:
     if run.spec.trivial_sharing is not None:
         return
     run.enter(JobState.PROFILING)
-    method = run.spec.method if isinstance(run.spec.method, MmAPConfig) else MmAPConfig()
+    method = profiled_method(run.spec)
     unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
     run.put_groups((unit,))
     if run.files.exists(ARTIFACT):  # of an attempt that may have ended before it could say so

@@ -15,8 +15,8 @@ from service.stages.group import read_plan
 from service.stages.run import Interrupted, JobRun, StageFailed
 from service.stages.search import tuned
 from service.stages.supervise import supervise
-from service.stages.units import TrainUnits, train_units
-from service.stages.validate import datasets, fingerprints
+from service.stages.units import TrainUnits, can_share, train_units
+from service.stages.validate import class_lists, datasets, fingerprints, tell_left_out
 from service.states import JobState
 from workers.launching.board import Outcome
 from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
@@ -45,7 +45,10 @@ def train(run: JobRun) -> Trained:
     """
     run.enter(JobState.TRAINING)
     sizes = {name: found["num_train"] for name, found in datasets(run).items()}
-    trained = Trained(train_units(run.spec, read_plan(run), sizes, tuned(run)))
+    settings = tuned(run)
+    if settings.common[0] != run.spec.method and can_share(run.spec.method, class_lists(run)):
+        tell_left_out(run, settings.common[0])
+    trained = Trained(train_units(run.spec, read_plan(run), sizes, class_lists(run), settings))
     run.put_groups(trained.units.units)
     _land_finished(run, trained, trained.units.units)
     _train_missing(run, trained)

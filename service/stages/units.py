@@ -39,9 +39,20 @@ class TrainUnits:
     """Baseline -> task -> unit id.  A baseline that is the plan itself (sharing `alone`) names the plan's groups."""
 
 
-def train_units(spec: JobSpec, plan: Plan, num_train: Mapping[str, int], tuned: Tuned | None = None) -> TrainUnits:
+def can_share(method: MethodConfig, class_lists: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether tasks with these classes can have one set of the method's parameters."""
+    return not method.needs_equal_classes or len(set(class_lists.values())) <= 1
+
+
+def train_units(
+    spec: JobSpec,
+    plan: Plan,
+    num_train: Mapping[str, int],
+    class_lists: Mapping[str, tuple[str, ...]],
+    tuned: Tuned | None = None,
+) -> TrainUnits:
     """Under one setting every unit takes the same number of steps, so a task sees as many batches in its group as in a
-    baseline."""
+    baseline.  The baseline `all` is left out where the tasks' classes do not let them share the method."""
     tuned = tuned or Tuned((spec.method, spec.training))
     own_method, own_training = tuned.common
     names = tuple(task.name for task in spec.tasks)
@@ -68,6 +79,8 @@ def train_units(spec: JobSpec, plan: Plan, num_train: Mapping[str, int], tuned: 
         match baseline:
             case "zero_shot":
                 baselines[baseline] = dict.fromkeys(names, unit("zero-shot", "zero_shot", names, ZeroShotConfig()))
+            case "all" if not can_share(own_method, class_lists):
+                pass
             case "all":
                 method = with_sharing(own_method, "all")
                 baselines[baseline] = dict.fromkeys(names, unit("all", "all", names, method))

@@ -3,13 +3,14 @@
 from typing import Any
 
 from service.reading import quoted
-from service.spec import NO_VALIDATION
+from service.spec import NO_VALIDATION, JobSpec, with_sharing
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
+from service.stages.units import can_share
 from service.states import JobState
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ValidateWork, Work
-from workers.methods.config import ZeroShotConfig
+from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
 
 ARTIFACT = "datasets.json"
 
@@ -28,7 +29,7 @@ def validate(run: JobRun) -> None:
         found.update(outcome.value)
         return []
 
-    supervise(run, [ValidateWork(**run.common(), groups=(unit,))], on_end)
+    supervise(run, [ValidateWork(**run.common(), groups=(unit,), methods=_methods(run.spec))], on_end)
     blind = [task["name"] for task in found["tasks"] if not task["num_val"]]
     if run.spec.search is not None and blind:
         raise StageFailed(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
@@ -42,6 +43,39 @@ def validate(run: JobRun) -> None:
         level="warning" if unreadable else "info",
         data={task["name"]: task["num_unreadable"] for task in found["tasks"] if task["num_unreadable"]},
     )
+    tell_left_out(run, run.spec.method)
+
+
+def tell_left_out(run: JobRun, method: MethodConfig) -> None:
+    """An event where the baseline `all` cannot be had with this method over these tasks."""
+    if "all" in run.spec.baselines and not can_share(method, class_lists(run)):
+        run.event(
+            "baseline_left_out",
+            f"The baseline all is left out: with these settings {method.kind} is shared only by tasks with the same "
+            "class names in the same order, and those of this job differ.",
+            level="warning",
+        )
+
+
+def profiled_method(spec: JobSpec) -> MmAPConfig:
+    """The shared prompt of the profile: the job's own where it is one."""
+    return spec.method if isinstance(spec.method, MmAPConfig) else MmAPConfig()
+
+
+def _methods(spec: JobSpec) -> tuple[MethodConfig, ...]:
+    """What the job will train, as far as it is known before its search and its plan."""
+    methods: list[MethodConfig] = [] if spec.trivial_sharing else [profiled_method(spec)]
+    if spec.search is None or not any(path.startswith("method.") for path in spec.search.space):
+        methods.append(spec.method)
+        for baseline in spec.baselines:
+            if baseline == "alone" or (baseline == "all" and not spec.method.needs_equal_classes):
+                methods.append(with_sharing(spec.method, baseline))
+    return tuple(dict.fromkeys(methods))
+
+
+def class_lists(run: JobRun) -> dict[str, tuple[str, ...]]:
+    """Task -> its class names."""
+    return {name: tuple(task["class_names"]) for name, task in datasets(run).items()}
 
 
 def datasets(run: JobRun) -> dict[str, dict[str, Any]]:

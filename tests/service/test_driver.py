@@ -239,6 +239,48 @@ def test_missing_data_fail_the_job_with_the_place_that_was_given(make_world, mak
     assert "nowhere" in (world.store.get_job(job).reason or "")
 
 
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ({"kind": "mmap", "depth": 99}, "depth"),
+        ({"kind": "vpt", "depth": 99}, "depth"),
+        ({"kind": "mmap", "num_tokens": 2, "source_shape": [2, 7]}, "source_shape"),
+        ({"kind": "adapter", "reduction": 7}, "reduction"),
+        ({"kind": "coop", "num_context_tokens": 64}, "Shorten class names"),
+    ],
+)
+def test_a_method_that_does_not_fit_the_backbone_is_refused_before_any_training(make_world, make_spec, method, reason):
+    world = make_world()
+    job = world.submit(make_spec(method=method))
+    assert world.attempt(job) == JobState.FAILED
+    assert reason in world.why(job)
+    states = [event.data["to"] for event in world.store.events(job) if event.kind == "state"]
+    assert states == ["QUEUED", "STARTING", "VALIDATING", "FAILED"]
+
+
+@pytest.fixture
+def unequal_tasks(task_folders) -> list[dict[str, Any]]:
+    folders = {"art": task_folders("art"), "pets": task_folders("pets", {"cat": 8, "dog": 8})}
+    return [
+        {"name": name, "source": {"kind": "folder", "uri": str(folder)}, "split": {"shots": 4}}
+        for name, folder in folders.items()
+    ]
+
+
+def test_a_method_over_unequal_classes_goes_without_the_baseline_all(make_world, make_spec, unequal_tasks):
+    world = make_world()
+    job = world.submit(make_spec(tasks=unequal_tasks, method={"kind": "tip_adapter"}))
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    assert {row.baseline for row in world.store.results(job)} == {None, "zero_shot", "alone"}
+    (told,) = [event for event in world.store.events(job) if event.kind == "baseline_left_out"]
+    assert told.level == "warning"
+
+    pooled = world.submit(make_spec(tasks=unequal_tasks, method={"kind": "tip_adapter", "sharing": "all"}))
+    assert world.attempt(pooled) == JobState.FAILED
+    assert "has other classes than" in world.why(pooled)
+    assert not (world.folder(pooled) / "datasets.json").exists()
+
+
 @pytest.mark.parametrize(("sharing", "num_groups"), [("alone", 3), ("all", 1)])
 def test_trivial_sharings_skip_the_profile_and_still_have_a_plan(make_world, make_spec, sharing, num_groups):
     world = make_world()

@@ -10,11 +10,16 @@ TASK = {"source": {"kind": "demo", "task": "digits-ink"}}
 SIZES = {"a": 40, "b": 10}
 
 
-def units_of(**changes: Any) -> TrainUnits:
+def units_of(class_lists: dict[str, tuple[str, ...]] | None = None, **changes: Any) -> TrainUnits:
     tasks = [{**TASK, "name": name} for name in SIZES]
     job = {"name": "two", "backbone": {"model": "demo"}, "tasks": tasks, "training": {"batch_size": 16, "epochs": 2}}
     spec = parse_spec(job | changes)
-    return train_units(spec, trivial_plan(list(SIZES), spec.trivial_sharing or "all"), SIZES)
+    return train_units(
+        spec,
+        trivial_plan(list(SIZES), spec.trivial_sharing or "all"),
+        SIZES,
+        class_lists or dict.fromkeys(SIZES, ("x",)),
+    )
 
 
 def test_every_unit_that_trains_takes_the_steps_of_the_longest_task_and_zero_shot_takes_none() -> None:
@@ -40,3 +45,12 @@ def test_baselines_keep_every_setting_of_the_method_but_its_sharing() -> None:
         if unit.kind in ("all", "alone"):
             expected = {"num_tokens": 6, "source_shape": (3, 2), "depth": 2, "sharing": unit.kind}
             assert unit.method.model_dump().items() >= expected.items()
+
+
+def test_the_baseline_all_is_left_out_where_the_method_needs_equal_classes_and_they_differ() -> None:
+    unequal = {"a": ("x", "y"), "b": ("x", "z")}
+    needing = ({"kind": "tip_adapter"}, {"kind": "tip_adapter_f"}, {"kind": "coop", "class_specific": True})
+    for method in needing:
+        assert "all" in units_of(method=method).baselines
+        assert set(units_of(unequal, method=method).baselines) == {"zero_shot", "alone"}
+    assert "all" in units_of(unequal, method={"kind": "coop"}).baselines

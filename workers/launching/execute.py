@@ -16,7 +16,7 @@ from workers.launching.work import PassWork, ProfileWork, ValidateWork, Work
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
 from workers.training.signatures import profile
-from workers.training.train import GroupWork, Stopped, train
+from workers.training.train import GroupWork, Stopped, check_method, train
 
 ClipCache = dict[tuple[str, str], FrozenCLIP]
 """One frozen backbone per (backbone config, device) of a process."""
@@ -50,6 +50,8 @@ def execute(
         case ValidateWork():
             for found in data.values():
                 log(f"{found.name}: {_sizes(found)}")
+            for method in work.methods:
+                check_method(clip, method, data)
             return {"tasks": [describe(found) for found in data.values()]}
         case ProfileWork():
             path = profile(

@@ -35,7 +35,7 @@ def _number(value: Any) -> Any:
 
 
 Number = Annotated[int | float, BeforeValidator(_number)]
-Value = Annotated[bool | int | float | str | None | list[bool | int | float | str], BeforeValidator(_bounded)]
+Value = Annotated[bool | int | float | str | list[bool | int | float | str] | None, BeforeValidator(_bounded)]
 """What a choice may hold: whatever a field of a method or a training can be, except further fields."""
 
 
@@ -129,8 +129,8 @@ class SearchConfig(Spec):
     def _grids_stand_in_the_space(cls, value: Any) -> Any:
         if value == "grid":
             raise ValueError(
-                "'grid' is no searcher: a grid is written in the space, {training.lr: {grid: [0.001, 0.01]}}, and every "
-                "value of it is tried. Use random or optuna, or leave searcher out."
+                "'grid' is no searcher: a grid is written in the space, {training.lr: {grid: [0.001, 0.01]}}, and "
+                "every value of it is tried. Use random or optuna, or leave searcher out."
             )
         return value
 

@@ -60,7 +60,10 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateWork(Work):
-    """Reads every image of every task once and describes what was found."""
+    """Reads every image of every task once and describes what was found; then builds what the job will train."""
+
+    methods: tuple[MethodConfig, ...] = ()
+    """Each is built once, so that one that does not fit the backbone or the tasks is refused before any training."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,11 @@ class MethodSpec(Spec):
         """Task kinds it can train with these settings."""
         return self.kinds
 
+    @property
+    def needs_equal_classes(self) -> bool:
+        """Whether only tasks with the same class names in the same order can share a set of it."""
+        return False
+
     def one_set(self, shape: BackboneShape, num_classes: int) -> int:
         """Numbers in one parameter set: what one group, or one task, trains.  `num_classes` of one task."""
         return 0

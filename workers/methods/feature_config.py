@@ -147,6 +147,11 @@ class TipSpec(ViewsSpec):
     sharing: Sharing = "alone"
     """Which caches exist: see `Sharing`."""
 
+    @property
+    def needs_equal_classes(self) -> bool:
+        """A pooled cache votes for one list of classes."""
+        return True
+
 
 class TipAdapterConfig(TipSpec):
     """Tip-Adapter (Zhang et al., ECCV 2022): a cache of training features, nothing trained."""

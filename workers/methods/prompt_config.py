@@ -59,6 +59,11 @@ class CoOpConfig(PromptSpec):
             return self.kinds
         return tuple(kind for kind in self.kinds if kind != "retrieval")
 
+    @property
+    def needs_equal_classes(self) -> bool:
+        """Where every class has a context of its own."""
+        return self.class_specific
+
     def one_set(self, shape: BackboneShape, num_classes: int) -> int:
         """M*D_text, or that for every class."""
         return self.context_length * shape.text_width * (num_classes if self.class_specific else 1)

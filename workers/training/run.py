@@ -43,6 +43,14 @@ class GroupWork:
     directory: Path
 
 
+def task_infos(data: Mapping[str, TaskData]) -> list[TaskInfo]:
+    """What a method is told of tasks."""
+    return [
+        TaskInfo(task.name, task.class_names, task.template, task.kind, len(task.train.labels))
+        for task in data.values()
+    ]
+
+
 class GroupRun:
     """The mutable state of one group's training."""
 
@@ -59,11 +67,7 @@ class GroupRun:
         self.work = work
         self.data = {task: data[task] for task in work.tasks}
         self.config = config = decide(config, work.method)
-        infos = [
-            TaskInfo(task.name, task.class_names, task.template, task.kind, len(task.train.labels))
-            for task in self.data.values()
-        ]
-        self.method: Method = build_method(work.method, clip, infos, seed=config.seed)
+        self.method: Method = build_method(work.method, clip, task_infos(self.data), seed=config.seed)
         self.features = task_features(features, lists, self.method, self.data, config, check)
         self.epoch_steps = steps_per_epoch(list(self.data.values()), config)
         trains = work.method.trains

@@ -12,6 +12,9 @@ import torch
 
 from workers.clip.frozen import FrozenCLIP
 from workers.data.dataset import TaskData
+from workers.methods.build import build_method
+from workers.methods.config import MethodConfig
+from workers.methods.method import Method
 from workers.training.batches import TaskBatch, draw_batch
 from workers.training.config import TrainConfig
 from workers.training.distributed import Ranks
@@ -20,7 +23,7 @@ from workers.training.forward import ClassLists, Outputs, joint_outputs
 from workers.training.kinds import image_losses
 from workers.training.pairwise import batch_pairwise_loss
 from workers.training.results import GroupResult, Progress
-from workers.training.run import GroupRun, GroupWork
+from workers.training.run import GroupRun, GroupWork, task_infos
 
 SMALLEST_ROOM = 8
 """Places that prompts must leave to a caption: it is cut to fit, but some words must remain."""
@@ -68,7 +71,7 @@ def train(
             done[work.id] = result
             continue
         run = GroupRun(clip, work, data, config, lists, features, check)
-        _refuse_crowded_context(clip, run, lists)
+        _refuse_crowded_context(clip, run.method, lists)
         if not run.resume():
             run.fit()
         runs.append(run)
@@ -106,6 +109,19 @@ def train(
                     run.save()
         raise
     return done
+
+
+def check_method(clip: FrozenCLIP, config: MethodConfig, data: Mapping[str, TaskData]) -> None:
+    """ValueError for a method that cannot be built for this backbone and these tasks: together if all of them share it,
+    else one by one, since who shares is not known yet."""
+    lists = ClassLists(clip)
+    infos = task_infos(data)
+    for tasks in [infos] if getattr(config, "sharing", None) == "all" else [[info] for info in infos]:
+        method = build_method(config, clip, tasks, seed=0)
+        _refuse_crowded_context(clip, method, lists)
+        with torch.no_grad():
+            if method.edits(method.passes[0]).text.num_tokens == 0:
+                return  # the next task's would be built of the same shapes, at the price of its parameters
 
 
 def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks) -> None:
@@ -177,21 +193,21 @@ def _buckets(runs: Sequence[GroupRun]) -> list[list[GroupRun]]:
     return list(buckets.values())
 
 
-def _refuse_crowded_context(clip: FrozenCLIP, run: GroupRun, lists: ClassLists) -> None:
+def _refuse_crowded_context(clip: FrozenCLIP, method: Method, lists: ClassLists) -> None:
     """Prompts and the longest class sentence must fit into the text tower's context."""
-    for tasks in run.method.passes:
+    for tasks in method.passes:
         with torch.no_grad():
-            num_tokens = run.method.edits(tasks).text.num_tokens
+            num_tokens = method.edits(tasks).text.num_tokens
         for task in tasks:
             room = clip.text.context_length - num_tokens
-            if not run.data[task].class_names and room < SMALLEST_ROOM:
+            if not method.infos[task].class_names and room < SMALLEST_ROOM:
                 raise ValueError(
                     f"Task {task!r}: the prompts take {num_tokens} of the text tower's {clip.text.context_length} "
                     f"places and leave {room} for a caption; at least {SMALLEST_ROOM} are needed. Use fewer prompt "
                     "tokens."
                 )
-            for template in run.method.templates(task) if run.data[task].class_names else ():
-                longest = int(lists[run.data[task].class_names, template].end_R.max()) + 1
+            for template in method.templates(task) if method.infos[task].class_names else ():
+                longest = int(lists[method.infos[task].class_names, template].end_R.max()) + 1
                 if longest + num_tokens > clip.text.context_length:
                     raise ValueError(
                         f"Task {task!r}: its longest class sentence takes {longest} tokens and the prompts "
