@@ -109,7 +109,7 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _grouping_fits_the_tasks(self) -> "JobSpec":
         check_links(self.grouping, [task.name for task in self.tasks])
-        demands = ("num_groups", "max_group_size", "must_link", "cannot_link")
+        demands = ("num_groups", "max_group_size", "max_group_cost", "pinned", "must_link", "cannot_link")
         asked = [name for name in demands if getattr(self.grouping, name) != getattr(GroupingConfig(), name)]
         if self.trivial_sharing is not None and asked:
             sharing = sharing_of(self.method)
