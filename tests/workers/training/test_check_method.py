@@ -16,7 +16,7 @@ EVERY = [(kind, sharing) for kind in get_args(get_args(MethodConfig)[0]) for sha
 def test_every_method_passes_on_tasks_it_can_train(
     tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], kind: Any, sharing: str | None
 ):
-    small = {"num_context_tokens": 2, "num_terms": 1}
+    small = {"num_context_tokens": 2, "reduction": 4}
     settings: dict[str, Any] = {name: value for name, value in small.items() if name in kind.model_fields}
     config = kind(**settings | ({"sharing": sharing} if sharing else {}))
     alike = {name: tasks[name] for name in ("art", "clipart")}
