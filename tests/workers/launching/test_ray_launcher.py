@@ -61,7 +61,8 @@ def test_groups_are_named_actors_and_their_pass_leaves_results(launcher, make_pa
     assert last == {"g1": 3, "g2": 3}
     lines = [line for update in updates for group, line in update.lines if group == "g2"]
     assert any("step 3/3" in line for line in lines)
-    actors: list[Any] = list_actors(detail=True)
+    here = ray.get_runtime_context().gcs_address  # other Rays may run on this machine
+    actors: list[Any] = list_actors(address=here, detail=True)
     shown = {actor.name: actor.repr_name for actor in actors if (actor.name or "").startswith("job-names/")}
     assert shown == {"job-names/g1": "Group(g1: art, clipart)", "job-names/g2": "Group(g2: photo)"}
 
