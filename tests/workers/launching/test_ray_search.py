@@ -117,13 +117,13 @@ def test_a_stop_keeps_what_ended_and_the_next_attempt_runs_only_what_is_missing(
 
 def test_time_that_is_over_stops_the_trials_and_keeps_their_scores(launcher, make_search):
     space = {"training.max_steps": {"grid": [100_000, 200_000]}}
-    search = {"max_concurrent": 1, "max_seconds": 15}
+    search = {"max_concurrent": 1, "max_seconds": 30}
     work = make_search(space, job="job-time", search=search, validations=10_000, checkpoint_every=100_000)
     outcome, _ = ended(launcher, launcher.start(work))
     assert outcome.kind == "done", outcome.traceback
     assert outcome.value == {"num_not_run": 1}
     (trial,) = read_trials(work.directory)
-    assert (trial.status, trial.reason) == ("stopped", "the search's 15 s were over")
+    assert (trial.status, trial.reason) == ("stopped", "the search's 30 s were over")
     assert best_of([trial], "val_score") == trial
     assert 0 < trial.step < trial.num_steps
 
