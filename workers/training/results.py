@@ -2,10 +2,10 @@
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 LEARNED = "learned.safetensors"
 TEXT_FEATURES = "text_features.safetensors"
@@ -106,17 +106,17 @@ class GroupResult:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file is there whole or not at all, and stays so through a power cut."""
+    """The file is there whole or not at all, and stays so through a power cut.  Its mode is a new file's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # not tempfile: its files are their owner's alone, whatever the umask
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
