@@ -29,8 +29,11 @@ class GroupingConfig(BaseModel):
     solver: Literal["spectral", "correlation"] = "spectral"
     """How `cross_fit` groups: `spectral` clustering, with correlation clustering as second opinion, or the other way
     round, which is better where many tasks belong to nobody and gradients are reliable (0.2 and more)."""
-    arbitrate: Literal[False] = False
-    """Testing the groups by short training runs is not available yet; only `false` is accepted."""
+    arbitrate: bool = False
+    """Put the groups to the test before the budget is spent: each trains for a short while beside one group of all
+    tasks and every task alone, and what does worse on validation images moves, leaves or is dissolved."""
+    arbitrate_share: float = Field(default=0.1, gt=0, le=1)
+    """How long the test of `arbitrate` trains, as a share of the steps of the training itself."""
     approve: bool = False
     """Wait for a person to approve the plan before training."""
     seed: int = 0

@@ -20,6 +20,7 @@ from grouping.decision import Decision, decide
 from grouping.group_ids import group_ids
 from grouping.links import check_links, fuse
 from grouping.measurement import Measurement, TaskFacts, check_names, measure
+from grouping.outline import Origin, PlanOutline
 from grouping.reasons import (
     PlanGroup,
     TaskReason,
@@ -54,8 +55,8 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    origin: Literal["gradients", "alone", "all"]
-    """Measured from gradients, or given: every task alone, or all in one group."""
+    origin: Origin
+    """Where the groups come from."""
     summary: str
     """The outcome in plain words."""
     task_names: list[str]
@@ -86,6 +87,18 @@ class Plan(BaseModel):
     """What found the groups: `spectral`, `exact`, `local search`, `subsets`, `average linkage`, `one group`, ..."""
     gap: float | None = None
     """Relative distance to the proven optimum of the objective; null where nothing was proven."""
+
+    def outline(self) -> PlanOutline:
+        """The plan in short."""
+        return PlanOutline(
+            origin=self.origin,
+            summary=self.summary,
+            groups={group.id: group.tasks for group in self.groups},
+            verdict=None if self.verdict is None else self.verdict.kind,
+            solver=self.solver,
+            objective=self.objective,
+            settings=self.settings,
+        )
 
 
 def make_plan(

@@ -9,12 +9,11 @@ the edge leaves no trace at all, which is R = 0.5).
 
 # T usable tasks, G groups
 
-from typing import Literal
-
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from grouping.measurement import Measurement
+from grouping.outline import VerdictKind
 from grouping.similarity import MIN_RELIABILITY, Similarity
 from grouping.structure import Structure
 
@@ -24,15 +23,13 @@ SURE_DETECTION = 1.0
 VISIBLE_GAP = 0.5
 """Where no groups were found, a difference of similarity this large must have been visible to deny that there are."""
 
-Kind = Literal["groups", "one_group", "all_alone", "too_noisy"]
-
 
 class Verdict(BaseModel):
     """What can be said of these gradients, and how surely."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    kind: Kind
+    kind: VerdictKind
     """`groups`: they fall into groups; `one_group`: no groups stand out; `all_alone`: they oppose each other;
     `too_noisy`: cannot be told, so all train together until more is measured."""
     sentence: str
@@ -64,7 +61,7 @@ def verdict(
     """Puts the finding in words; `labels` is the partition that the gradients propose.  [tasks]"""
     have = measurement.num_snapshots * measurement.num_microbatches
     num_groups, num_tasks = len(np.unique(labels)), len(labels)
-    kind: Kind = "one_group" if num_groups == 1 else "all_alone" if num_groups == num_tasks else "groups"
+    kind: VerdictKind = "one_group" if num_groups == 1 else "all_alone" if num_groups == num_tasks else "groups"
     detection = detection_ratio(measured, num_groups if structure.found else 1)
     kind = "too_noisy" if noisy else kind
     # 1.2 / R squared times the data bring R to 1.2 (the reference's rule, which credits microbatches like snapshots).
@@ -118,7 +115,7 @@ def _smallest_gap(measured: Similarity) -> float | None:
 
 
 def _sentence(
-    kind: Kind, num_groups: int, detection: float | None, needed: int | None, have: int, structure: Structure
+    kind: VerdictKind, num_groups: int, detection: float | None, needed: int | None, have: int, structure: Structure
 ) -> str:
     more = f"about {needed} snapshots x microbatches would be enough, and there are {have}"
     ratio = "" if detection is None else f" (R = {min(detection, 99):.1f})"

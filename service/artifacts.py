@@ -1,7 +1,7 @@
 """The files of one job: where each lies, and how readers and writers keep from seeing half of one.
 
-`spec.json, datasets.json, profile/signatures.npz, plans/0.json, groups/<group>/..., logs/<name>.log, bundle/` under
-`<storage>/jobs/<job>/`.  What the files mean is known to the stages that write them.
+`spec.json, datasets.json, profile/signatures.npz, plans/<number>.json, groups/<group>/..., logs/<name>.log, bundle/`
+under `<storage>/jobs/<job>/`.  What the files mean is known to the stages that write them.
 """
 
 import json
@@ -16,6 +16,16 @@ from typing import Any, BinaryIO
 from service.errors import ArtifactNotFound
 
 _DRAFT = ".draft-"
+
+
+def plan_path(number: int) -> str:
+    """Where a job keeps a plan."""
+    return f"plans/{number}.json"
+
+
+def review_path(number: int) -> str:
+    """Where a job keeps what was found out about a plan after it was made."""
+    return f"plans/{number}-review.json"
 
 
 @dataclass(frozen=True)

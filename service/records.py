@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import RowMapping as Row
 
+from grouping.outline import PlanOutline
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, Desired, JobState
 
-GroupKind = Literal["plan", "all", "alone", "zero_shot", "shared"]
+GroupKind = Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
 GroupState = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
@@ -47,6 +48,9 @@ class Job:
     reason: str | None
     submission_id: str | None
     parent: str | None
+    """The finished job that this one goes on from."""
+    parent_plan: int | None
+    """The plan of the parent that this job begins with."""
     stage_times: dict[str, float]
     """Stage -> seconds spent on it so far, over all attempts; a stage that runs now counts when it ends."""
     progress: dict[str, Any]
@@ -79,6 +83,7 @@ class Job:
             reason=row["reason"],
             submission_id=row["submission_id"],
             parent=row["parent"],
+            parent_plan=row["parent_plan"],
             stage_times=row["stage_times"],
             progress=row["progress"],
             created_at=at(row["created_at"]),
@@ -136,11 +141,16 @@ class Group:
     worker: str | None
     parameters: dict[str, int]
     seconds: float | None
+    images_per_step: int
+    """Training images in one step; 0 where nothing trains."""
+    texts_per_step: int
+    """Sentences that the text tower encodes in one step; 0 where it does not run."""
     updated_at: datetime
 
     @classmethod
     def of(cls, row: Row) -> Self:
         same = ("id", "kind", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
+        same += ("images_per_step", "texts_per_step")
         return cls(**{name: row[name] for name in same}, tasks=tuple(row["tasks"]), updated_at=at(row["updated_at"]))
 
 
@@ -189,13 +199,16 @@ class PlanRow:
     """That a plan exists and whether it may be trained; the plan itself is the artifact `plans/<number>.json`."""
 
     number: int
+    outline: PlanOutline
     approved: bool
+    """At most one plan of a job is: the one that trains."""
     created_at: datetime
     approved_at: datetime | None
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        return cls(row["number"], row["approved"], at(row["created_at"]), at_or_none(row["approved_at"]))
+        outline = PlanOutline.model_validate(row["outline"])
+        return cls(row["number"], outline, row["approved"], at(row["created_at"]), at_or_none(row["approved_at"]))
 
 
 @dataclass(frozen=True)

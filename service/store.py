@@ -33,6 +33,7 @@ from service.training_rows import TrainingRows, must_be_id, storable
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
 
 _DRAINING = "draining"
+_PAST_PLANS = frozenset({"search", "train", "publish"})
 
 
 class Store(TrainingRows, KeyRows):
@@ -48,12 +49,13 @@ class Store(TrainingRows, KeyRows):
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         parent: str | None = None,
+        parent_plan: int | None = None,
     ) -> tuple[Job, bool]:
         """Accepts a job: (job, True), or (the earlier job, False) if the same key brought the same body before.
 
         Args:
             body_sha256: hash of what the user sent; left out, of the job as it was understood.
-            parent: the finished job that this one adds to.
+            parent: the finished job that this one goes on from, with its plan of the number `parent_plan`.
         Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent.
         """
         text = spec.model_dump_json()
@@ -68,7 +70,8 @@ class Store(TrainingRows, KeyRows):
                 if parent is not None:
                     _locked(connection, parent)
                 job_id, now = _new_id(), self.now()
-                values = {"id": job_id, "name": spec.name, "tenant": tenant, "spec": text, "parent": parent}
+                values = {"id": job_id, "name": spec.name, "tenant": tenant, "spec": text}
+                values |= {"parent": parent, "parent_plan": parent_plan}
                 values |= {"state": JobState.QUEUED, "state_since": now, "desired": Desired.RUN, "desired_since": now}
                 values |= {"stage_times": {}, "progress": {}, "created_at": now, "updated_at": now}
                 connection.execute(insert(tables.jobs).values(values))
@@ -148,19 +151,34 @@ class Store(TrainingRows, KeyRows):
             return _job(connection, job_id)
 
     def approve_plan(self, job_id: str, plan_number: int) -> Job:
-        """Lets a plan be trained; repeatable.  The coordinator starts the next attempt.  PlanNotFound, JobFinished."""
+        """Lets a plan be trained, and no other; repeatable.  PlanNotFound, JobFinished, Conflict once groups train.
+
+        The coordinator starts the next attempt of a job that waited for it.
+        """
         plans = tables.plans
         with self.write() as connection:
             job = _locked(connection, job_id)
-            where = (plans.c.job_id == job_id) & (plans.c.number == plan_number)
-            row = connection.execute(select(plans).where(where)).mappings().first()
-            if row is None:
+            of_job = plans.c.job_id == job_id
+            rows = {row["number"]: row for row in connection.execute(select(plans).where(of_job)).mappings()}
+            if plan_number not in rows:
                 raise PlanNotFound(f"Job {job_id} has no plan {plan_number}; it is {job.state}. Wait for its plan.")
-            if row["approved"]:
+            if rows[plan_number]["approved"]:
                 return job
             if job.is_finished:
-                raise JobFinished(f"Job {job_id} is {job.state}; its plan {plan_number} cannot be approved any more.")
-            connection.execute(update(plans).where(where).values(approved=True, approved_at=self.now()))
+                raise JobFinished(
+                    f"Job {job_id} is {job.state}; its plan {plan_number} cannot be approved any more. Run the plan "
+                    "as a job of its own."
+                )
+            if _trains(job):
+                trained = [number for number, row in rows.items() if row["approved"]]
+                raise Conflict(
+                    f"Job {job_id} is past its plans and trains plan {trained[0] if trained else '?'}; plan "
+                    f"{plan_number} cannot be approved any more. Run it as a job of its own once this one is finished."
+                )
+            now = self.now()
+            connection.execute(update(plans).where(of_job).values(approved=False, approved_at=None))
+            where = of_job & (plans.c.number == plan_number)
+            connection.execute(update(plans).where(where).values(approved=True, approved_at=now))
             self._say(connection, job_id, "plan", f"Plan {plan_number} was approved.", data={"plan": plan_number})
             return _job(connection, job_id)
 
@@ -261,14 +279,9 @@ class Store(TrainingRows, KeyRows):
 
     def startable_jobs(self, now: float, limit: int) -> list[Job]:
         """Jobs whose next attempt may begin, oldest first: queued ones whose retry's pause is over, resumed ones, and
-        those whose newest plan was approved."""
+        those with an approved plan."""
         jobs, plans = tables.jobs, tables.plans
-        newest = select(func.max(plans.c.number)).where(plans.c.job_id == jobs.c.id).correlate(jobs).scalar_subquery()
-        approved = (
-            select(plans.c.job_id)
-            .where(plans.c.job_id == jobs.c.id, plans.c.number == newest, plans.c.approved)
-            .exists()
-        )
+        approved = select(plans.c.job_id).where(plans.c.job_id == jobs.c.id, plans.c.approved).exists()
         ready = or_(
             and_(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now),
             jobs.c.state == JobState.PAUSED,
@@ -322,6 +335,11 @@ def _job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
     if row is None:
         raise JobNotFound(f"There is no job {job_id!r:.60}.")
     return Job.of(row)
+
+
+def _trains(job: Job) -> bool:
+    """Whether its plan is in use, or was before an interruption."""
+    return STAGE_OF.get(job.state) in _PAST_PLANS or not _PAST_PLANS.isdisjoint(job.stage_times)
 
 
 def _locked(connection: Connection, job_id: str) -> Job:

@@ -41,6 +41,7 @@ jobs = Table(
     Column("reason", Text),
     Column("submission_id", String(64)),
     Column("parent", String(32)),
+    Column("parent_plan", Integer),  # the plan of the parent that this job begins with
     Column("stage_times", JSON, nullable=False),
     Column("progress", JSON, nullable=False),
     Column("last_event", Integer, nullable=False, default=0),
@@ -90,6 +91,8 @@ groups = Table(
     Column("worker", String(255)),
     Column("parameters", JSON, nullable=False),
     Column("seconds", Float),
+    Column("images_per_step", Integer, nullable=False),
+    Column("texts_per_step", Integer, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
 
@@ -126,6 +129,7 @@ plans = Table(
     metadata,
     _job_id(primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("outline", JSON, nullable=False),  # what listings show of it; the plan itself is an artifact
     Column("approved", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("approved_at", Float),

@@ -4,12 +4,13 @@ Every write carries the attempt it comes from and is checked in its own transact
 the job is in an active state and no newer attempt has begun.  A write that comes too late changes nothing and says so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from grouping.outline import PlanOutline
 from service import tables
 from service.database import Database
 from service.errors import JobNotFound
@@ -17,6 +18,7 @@ from service.records import Event, Group, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
 _GROUP_FIELDS = ("kind", "tasks", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
+_GROUP_FIELDS += ("images_per_step", "texts_per_step")
 _NEW_GROUP: dict[str, Any] = {
     "state": "waiting",
     "step": 0,
@@ -26,6 +28,8 @@ _NEW_GROUP: dict[str, Any] = {
     "worker": None,
     "parameters": {},
     "seconds": None,
+    "images_per_step": 0,
+    "texts_per_step": 0,
 }
 
 
@@ -136,27 +140,48 @@ class TrainingRows(Database):
         query = select(table).where(table.c.job_id == job_id).order_by(table.c.task, table.c.baseline)
         return [ResultRow.of(row) for row in self._rows(job_id, query)]
 
-    def put_plan(self, job_id: str, number: int, approved: bool, attempt: int) -> bool:
-        """Records that a plan was written.  Recording it again never takes an approval back."""
+    def add_plan(
+        self,
+        job_id: str,
+        outline: PlanOutline,
+        save: Callable[[int], None],
+        *,
+        approved: bool = False,
+        attempt: int | None = None,
+    ) -> int | None:
+        """Adds a plan under the next number, which it returns; None, with nothing written, if the attempt is stale.
+
+        Args:
+            save: writes the plan's artifact under the number it is handed, before the plan is known to anybody.
+            approved: let it be trained, unless another plan of the job may be already.
+            attempt: None: the service itself.
+        """
         table = tables.plans
         with self.write() as connection:
-            if not self._owns(connection, job_id, attempt):
-                return False
-            where = (table.c.job_id == job_id) & (table.c.number == number)
-            row = connection.execute(select(table).where(where)).mappings().first()
-            granted = {"approved": True, "approved_at": self.now()} if approved else {}
-            if row is None:
-                values = {"job_id": job_id, "number": number, "approved": False, "created_at": self.now()} | granted
-                connection.execute(insert(table).values(values))
-            elif granted and not row["approved"]:
-                connection.execute(update(table).where(where).values(granted))
-            return True
+            if attempt is not None and not self._owns(connection, job_id, attempt):
+                return None
+            self._lock_job(connection, job_id)
+            rows = connection.execute(select(table.c.number, table.c.approved).where(table.c.job_id == job_id)).all()
+            number = 1 + max((row.number for row in rows), default=-1)
+            granted = approved and not any(row.approved for row in rows)
+            save(number)
+            now = self.now()
+            values = {"job_id": job_id, "number": number, "outline": outline.model_dump(mode="json")}
+            values |= {"approved": granted, "created_at": now, "approved_at": now if granted else None}
+            connection.execute(insert(table).values(values))
+            return number
 
     def plans(self, job_id: str) -> list[PlanRow]:
         """The job's plans, the newest last."""
         table = tables.plans
         query = select(table).where(table.c.job_id == job_id).order_by(table.c.number)
         return [PlanRow.of(row) for row in self._rows(job_id, query)]
+
+    def _lock_job(self, connection: Connection, job_id: str) -> None:
+        """JobNotFound if there is none; else nobody else writes about the job until the transaction ends."""
+        table = tables.jobs
+        if connection.execute(select(table.c.id).where(table.c.id == job_id).with_for_update()).first() is None:
+            raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
     def _owns(self, connection: Connection, job_id: str, attempt: int) -> bool:
         """Whether the attempt may write; locks the job's row, so that the answer holds until the transaction ends."""

@@ -1,45 +1,72 @@
 """Stage `group`: signatures become a plan, and the plan waits for approval where the user wants to see it first."""
 
+from io import BytesIO
+
 import numpy as np
 
-from grouping.measurement import TaskFacts
-from grouping.plan import Plan, make_plan, trivial_plan
+from grouping.measurement import Measurement, TaskFacts, measure
+from grouping.plan import Plan, plan_from, trivial_plan
+from service.artifacts import plan_path
 from service.stages.profile import ARTIFACT as SIGNATURES
 from service.stages.run import Interrupted, JobRun
 from service.stages.validate import datasets
 from service.states import JobState
+from workers.training.results import write_atomically
 
-ARTIFACT = "plans/0.json"
+MEASUREMENT = "profile/measurement.npz"
+"""The few matrices that every plan of the job is made from."""
 
 
 def group(run: JobRun) -> None:
-    """Writes `plans/0.json` unless it is there; ends the attempt if the plan still waits for its approval."""
+    """Makes the job's first plan unless there is one; ends the attempt if no plan is approved yet."""
     run.enter(JobState.GROUPING)
-    if not run.files.exists(ARTIFACT):
+    if not run.store.plans(run.job):
         plan = _plan(run)
         run.check()
-        run.files.write_text(ARTIFACT, plan.model_dump_json(indent=1))
+        number = run.add_plan(plan, approved=not run.spec.grouping.approve)
         groups = "; ".join(f"{group.id}: {', '.join(group.tasks)}" for group in plan.groups)
         run.event(
-            "planned", f"{len(plan.groups)} group(s). {groups}", data={"groups": {g.id: g.tasks for g in plan.groups}}
+            "planned",
+            f"Plan {number}: {len(plan.groups)} group(s). {groups}",
+            data={"plan": number, "groups": {g.id: g.tasks for g in plan.groups}},
         )
-    run.put_plan(0, approved=not run.spec.grouping.approve)
-    if not run.store.plans(run.job)[-1].approved:
+    if approved_plan(run) is None:
         raise Interrupted(JobState.AWAITING_APPROVAL, "the plan waits for approval")
 
 
+def approved_plan(run: JobRun) -> int | None:
+    """The number of the plan that trains."""
+    return next((plan.number for plan in run.store.plans(run.job) if plan.approved), None)
+
+
 def read_plan(run: JobRun) -> Plan:
-    """The job's plan."""
-    return Plan.model_validate_json(run.files.read_text(ARTIFACT))
+    """The plan that trains."""
+    number = approved_plan(run)
+    assert number is not None, "the stage `group` ends the attempt where no plan is approved"
+    return Plan.model_validate_json(run.files.read_text(plan_path(number)))
+
+
+def costs(run: JobRun) -> dict[str, float]:
+    """Task -> its training images in one step, which is what `max_group_cost` counts."""
+    size = run.spec.training.batch_size
+    return {name: float(min(size, found["num_train"])) for name, found in datasets(run).items()}
+
+
+def measurement(run: JobRun) -> Measurement:
+    """What is kept of the job's signatures for planning; made once."""
+    if not run.files.exists(MEASUREMENT):
+        with np.load(run.files.path(SIGNATURES), allow_pickle=False) as signatures:
+            names = [str(name) for name in signatures["task_names"]]
+            found = measure(signatures["gradients"], names, TaskFacts.of(signatures))
+        buffer = BytesIO()
+        np.savez(buffer, allow_pickle=False, **found.arrays())
+        write_atomically(run.files.path(MEASUREMENT), buffer.getvalue())
+    with np.load(run.files.path(MEASUREMENT), allow_pickle=False) as arrays:
+        return Measurement.of_arrays(arrays)
 
 
 def _plan(run: JobRun) -> Plan:
-    names = [task.name for task in run.spec.tasks]
     sharing = run.spec.trivial_sharing
     if sharing is not None:
-        return trivial_plan(names, sharing)
-    with np.load(run.files.path(SIGNATURES), allow_pickle=False) as signatures:
-        gradients, facts = signatures["gradients"], TaskFacts.of(signatures)
-        names = [str(name) for name in signatures["task_names"]]
-    costs = {name: min(run.spec.training.batch_size, found["num_train"]) for name, found in datasets(run).items()}
-    return make_plan(gradients, names, run.spec.grouping, facts=facts, costs=costs)
+        return trivial_plan([task.name for task in run.spec.tasks], sharing)
+    return plan_from(measurement(run), run.spec.grouping, costs=costs(run))

@@ -10,7 +10,6 @@ from typing import Any
 
 from service.curves import Curve
 from service.report import GroupRun, ReportInputs, ReportJob, TaskScores, render_report
-from service.stages.group import ARTIFACT as PLAN
 from service.stages.group import read_plan
 from service.stages.run import JobRun
 from service.stages.search import ARTIFACT as SEARCH
@@ -40,7 +39,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
     documents = {
         "spec.json": run.spec.model_dump_json(indent=1),
-        "plan.json": run.files.read_text(PLAN),
+        "plan.json": read_plan(run).model_dump_json(indent=1),
         "datasets.json": json.dumps(found, indent=1, allow_nan=False),
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
         "report.html": render_report(report_inputs(run, trained, found, versions=versions)),

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.artifacts import JobFiles
+from grouping.plan import Plan
+from service.artifacts import JobFiles, plan_path
 from service.settings import Settings
 from service.spec import JobSpec
 from service.states import Desired, JobState
@@ -69,12 +70,28 @@ class JobRun:
 
     def put_groups(self, units: tuple[GroupUnit, ...]) -> None:
         """Rows for groups that are about to run; rows that exist keep what they know."""
-        rows = [{"id": u.id, "kind": u.kind, "tasks": u.tasks, "num_steps": u.num_steps} for u in units]
+        rows = [
+            {
+                "id": unit.id,
+                "kind": unit.kind,
+                "tasks": unit.tasks,
+                "num_steps": unit.num_steps,
+                "images_per_step": unit.images_per_step if unit.num_steps else 0,
+            }
+            for unit in units
+        ]
         self._landed(self.store.put_groups(self.job, rows, attempt=self.attempt))
 
-    def put_plan(self, number: int, *, approved: bool) -> None:
-        """Records a plan whose artifact is written; an approval given before stays."""
-        self._landed(self.store.put_plan(self.job, number, approved, self.attempt))
+    def add_plan(self, plan: Plan, *, approved: bool) -> int:
+        """Writes a plan and records it under the next number; an approval given before stays."""
+
+        def save(number: int) -> None:
+            self.files.write_text(plan_path(number), plan.model_dump_json(indent=1))
+
+        number = self.store.add_plan(self.job, plan.outline(), save, approved=approved, attempt=self.attempt)
+        if number is None:
+            raise self._stale()
+        return number
 
     def update_group(self, group: str, **fields: Any) -> None:
         """Changes fields of a group's row."""
@@ -116,4 +133,7 @@ class JobRun:
 
     def _landed(self, written: bool | None) -> None:
         if written is False:
-            raise StaleAttempt(f"attempt {self.attempt} of {self.job} wrote nothing: a newer attempt owns the job")
+            raise self._stale()
+
+    def _stale(self) -> StaleAttempt:
+        return StaleAttempt(f"attempt {self.attempt} of {self.job} wrote nothing: a newer attempt owns the job")

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from grouping.plan import trivial_plan
 from service.artifacts import JobFiles
 from service.control_plane import ControlPlane
 from service.ray_jobs import FakeRayJobs
@@ -68,8 +69,9 @@ def run_to_the_end(control_plane: ControlPlane, job_id: str | None = None) -> st
     for state in (JobState.VALIDATING, JobState.PROFILING, JobState.GROUPING):
         store.move(job, state, attempt=attempt)
     files = JobFiles(control_plane.settings.storage, job)
-    files.write_text("plans/0.json", json.dumps(PLAN))
-    store.put_plan(job, 0, True, attempt)
+    outline = trivial_plan(["a", "b"], "all").outline()
+    plan = json.dumps(PLAN)
+    store.add_plan(job, outline, lambda n: files.write_text(f"plans/{n}.json", plan), approved=True, attempt=attempt)
     store.move(job, JobState.TRAINING, attempt=attempt)
     store.put_groups(
         job,

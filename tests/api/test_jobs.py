@@ -5,6 +5,7 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
+from grouping.plan import trivial_plan
 from service.control_plane import ControlPlane
 from service.spec import parse_spec
 from service.states import Desired, JobState
@@ -160,7 +161,7 @@ def test_a_plan_waits_until_it_is_approved(api: TestClient, control_plane: Contr
     store, job = control_plane.store, _submit(api)["id"]
     assert api.post(f"/v1/jobs/{job}/plans/0/approve").status_code == 404
     attempt = store.start_attempt(job)
-    store.put_plan(job, 0, False, attempt)
+    store.add_plan(job, trivial_plan(["a", "b"], "all").outline(), lambda number: None, attempt=attempt)
     assert api.get(f"/v1/jobs/{job}").json()["plan"]["approved"] is False
     assert api.post(f"/v1/jobs/{job}/plans/0/approve").json()["plan"]["approved"] is True
 

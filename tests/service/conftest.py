@@ -16,6 +16,7 @@ import uvicorn
 from safetensors.numpy import load_file
 
 from api.app import create_app
+from grouping.plan import trivial_plan
 from service.artifacts import JobFiles
 from service.connection import Connection
 from service.control_plane import ControlPlane
@@ -69,8 +70,11 @@ class LiveService:
         attempt = store.start_attempt(job)
         for state in (JobState.VALIDATING, JobState.PROFILING, JobState.GROUPING):
             store.move(job, state, attempt=attempt)
-        files.write_text("plans/0.json", json.dumps(_PLAN))
-        store.put_plan(job, 0, True, attempt)
+        outline = trivial_plan(["a", "b"], "all").outline()
+        plan = json.dumps(_PLAN)
+        store.add_plan(
+            job, outline, lambda n: files.write_text(f"plans/{n}.json", plan), approved=True, attempt=attempt
+        )
         store.move(job, JobState.TRAINING, attempt=attempt)
         group = {"id": "g1", "kind": "plan", "tasks": ["a", "b"], "state": "done", "step": 4, "num_steps": 4}
         store.put_groups(job, [group | {"losses": {"a": 0.5, "b": 0.25}}], attempt)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from grouping.plan import trivial_plan
 from service import live
 from service.cli import app
 from service.client import Cohort
@@ -65,7 +66,7 @@ def test_what_came_out_is_shown_and_fetched(live_service: LiveService, tmp_path:
 
 def test_a_plan_is_approved_by_its_newest_number(live_service: LiveService) -> None:
     job = live_service.submitted()
-    live_service.store.put_plan(job, 0, False, live_service.store.start_attempt(job))
+    live_service.store.add_plan(job, trivial_plan(["a", "b"], "all").outline(), lambda number: None)
     assert good(live_service, "approve", job) == f"Plan 0 of {job} is approved.\n"
     assert live_service.store.plans(job)[0].approved
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from grouping.plan import trivial_plan
 from service.coordinator import Coordinator
 from service.errors import RayUnavailable
 from service.ray_jobs import FakeRayJobs
@@ -178,7 +179,7 @@ def test_only_an_approved_plan_goes_on_and_no_budget_counts_it(world: World) -> 
     world.tick()
     for state in (JobState.VALIDATING, JobState.GROUPING):
         world.store.move(job_id, state, attempt=1)
-    world.store.put_plan(job_id, 0, False, 1)
+    world.store.add_plan(job_id, trivial_plan(["a"], "alone").outline(), lambda number: None, attempt=1)
     world.store.move(job_id, JobState.AWAITING_APPROVAL, attempt=1)
     world.ray.finish(f"{job_id}-a1", "SUCCEEDED")
     world.tick(1000)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from grouping.plan import trivial_plan
 from service.errors import (
     BadCursor,
     CohortError,
+    Conflict,
     IdempotencyConflict,
     IllegalMove,
     JobFinished,
@@ -22,6 +24,7 @@ from service.states import ACTIVE, ALLOWED_MOVES, TERMINAL, WAITING, Desired, Jo
 from service.store import ResultRow, Store
 
 SPEC = parse_spec("{name: two, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
+OUTLINE = trivial_plan(["a"], "alone").outline()
 
 
 def file_store(folder: Path) -> Store:
@@ -168,7 +171,7 @@ def test_a_stale_attempt_changes_nothing() -> None:
     assert not store.update_group(job_id, "g1", attempt=1, state="done")
     assert not store.add_metrics(job_id, [{"group": "g1", "task": "a", "step": 1, "name": "loss", "value": 1.0}], 1)
     assert not store.put_results(job_id, [result()], 1)
-    assert not store.put_plan(job_id, 0, True, 1)
+    assert store.add_plan(job_id, OUTLINE, pytest.fail, approved=True, attempt=1) is None
     assert not store.set_progress(job_id, {"late": 1}, 1)
     assert before == (store.get_job(job_id), store.events(job_id), store.groups(job_id))
     assert not store.metrics(job_id) + store.results(job_id) + store.plans(job_id)
@@ -261,18 +264,37 @@ def test_a_resumed_attempt_keeps_what_groups_had_and_replaces_repeated_steps() -
     assert [metric.id for metric in store.metrics(job_id, name="loss")] == [1]
 
 
-def test_an_approval_is_never_taken_back() -> None:
+def test_one_plan_is_approved_at_a_time_and_a_person_may_change_their_mind_until_groups_train() -> None:
     store = Store("sqlite://")
     job_id = running(store, JobState.GROUPING)
     with pytest.raises(PlanNotFound, match="no plan 0"):
         store.approve_plan(job_id, 0)
-    store.put_plan(job_id, 0, False, 1)
-    assert not store.plans(job_id)[0].approved
-    store.approve_plan(job_id, 0)
-    store.approve_plan(job_id, 0)
-    store.put_plan(job_id, 0, False, 1)
-    assert store.plans(job_id)[0].approved
-    assert [event.kind for event in store.events(job_id)].count("plan") == 1
+    saved: list[int] = []
+    assert [store.add_plan(job_id, OUTLINE, saved.append, attempt=1) for _ in range(2)] == [0, 1] == saved
+    assert not any(plan.approved for plan in store.plans(job_id))
+    for number in (0, 0, 1):
+        store.approve_plan(job_id, number)
+    store.add_plan(job_id, OUTLINE, saved.append, approved=True)  # a person's approval stays
+    assert [plan.approved for plan in store.plans(job_id)] == [False, True, False]
+    assert [event.data["plan"] for event in store.events(job_id) if event.kind == "plan"] == [0, 1]
+    store.move(job_id, JobState.TRAINING, attempt=1)
+    store.approve_plan(job_id, 1)
+    with pytest.raises(Conflict, match="trains plan 1; plan 0 cannot be approved any more"):
+        store.approve_plan(job_id, 0)
+    store.move(job_id, JobState.QUEUED, attempt=1)  # interrupted: its groups have begun all the same
+    with pytest.raises(Conflict, match="trains plan 1"):
+        store.approve_plan(job_id, 0)
+
+
+def test_a_plan_that_cannot_be_saved_is_none() -> None:
+    def full(number: int) -> None:
+        raise OSError("disk full")
+
+    store = Store("sqlite://")
+    job_id = running(store, JobState.GROUPING)
+    with pytest.raises(OSError, match="disk full"):
+        store.add_plan(job_id, OUTLINE, full, attempt=1)
+    assert store.plans(job_id) == []
 
 
 def test_draining_reaches_every_driver_with_its_wish() -> None:

@@ -94,5 +94,8 @@ class ProfileConfig(Spec):
     """Points, equally spaced after warm-up, at which every task's gradient is read."""
     microbatches: int = Field(default=4, ge=2, le=64)
     """Disjoint batches of training images per snapshot and task."""
+    max_microbatches: int = Field(default=16, ge=0, le=64)
+    """Where so many snapshots and microbatches cannot tell groups from noise, the profile takes more at the prompts it
+    has stored, up to this many per snapshot.  0, or no more than `microbatches`: never."""
     microbatch_size: int = Field(default=16, ge=1)
     """Images per task in one microbatch (fewer where a task has too few images)."""
