@@ -1,6 +1,6 @@
 """`make bench`: every measurement, one after the other."""
 
-from bench import attention, demo_grouping, features, speed, start
+from bench import attention, demo_grouping, features, grouping_scale, planted, schedule, speed, start
 
 if __name__ == "__main__":
     attention.main()
@@ -8,3 +8,6 @@ if __name__ == "__main__":
     features.main()
     demo_grouping.main()
     start.main()
+    schedule.main()
+    grouping_scale.main()
+    planted.main()
