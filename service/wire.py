@@ -152,8 +152,8 @@ class Group(Message):
     """Tasks that train together, and how far they are."""
 
     id: str
-    """`g1`, `g2`, ... for the plan; `all`, `alone-<task>`, `zero-shot` for baselines; `shared`."""
-    kind: Literal["plan", "all", "alone", "zero_shot", "shared"]
+    """`g1`, `g2`, ... for the plan; `all`, `alone-<task>`, `zero-shot` for baselines; `shared`; `try-...` for trials."""
+    kind: Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
     """What it is there for."""
     tasks: list[str]
     """Its tasks."""

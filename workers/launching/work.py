@@ -16,8 +16,8 @@ from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
 
-Kind = Literal["validate", "shared", "search", "plan", "all", "alone", "zero_shot"]
-"""What a group is for: stages of one unit each, the plan's groups, and the three baselines."""
+Kind = Literal["validate", "shared", "search", "plan", "all", "alone", "zero_shot", "trial"]
+"""What a group is for: stages of one unit each, the plan's groups, the three baselines, and short trials of groups."""
 
 
 @dataclass(frozen=True)
