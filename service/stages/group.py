@@ -1,20 +1,11 @@
 """Stage `group`: signatures become a plan, and the plan waits for approval where the user wants to see it first."""
 
-from io import BytesIO
-
-import numpy as np
-
-from grouping.measurement import Measurement, TaskFacts, measure
+from grouping.measurement import Measurement
 from grouping.plan import Plan, plan_from, trivial_plan
 from service.artifacts import plan_path
-from service.stages.profile import ARTIFACT as SIGNATURES
+from service.measurements import read_measurement, task_costs
 from service.stages.run import Interrupted, JobRun
-from service.stages.validate import datasets
 from service.states import JobState
-from workers.training.results import write_atomically
-
-MEASUREMENT = "profile/measurement.npz"
-"""The few matrices that every plan of the job is made from."""
 
 
 def group(run: JobRun) -> None:
@@ -48,21 +39,12 @@ def read_plan(run: JobRun) -> Plan:
 
 def costs(run: JobRun) -> dict[str, float]:
     """Task -> its training images in one step, which is what `max_group_cost` counts."""
-    size = run.spec.training.batch_size
-    return {name: float(min(size, found["num_train"])) for name, found in datasets(run).items()}
+    return task_costs(run.files, run.spec)
 
 
 def measurement(run: JobRun) -> Measurement:
     """What is kept of the job's signatures for planning; made once."""
-    if not run.files.exists(MEASUREMENT):
-        with np.load(run.files.path(SIGNATURES), allow_pickle=False) as signatures:
-            names = [str(name) for name in signatures["task_names"]]
-            found = measure(signatures["gradients"], names, TaskFacts.of(signatures))
-        buffer = BytesIO()
-        np.savez(buffer, allow_pickle=False, **found.arrays())
-        write_atomically(run.files.path(MEASUREMENT), buffer.getvalue())
-    with np.load(run.files.path(MEASUREMENT), allow_pickle=False) as arrays:
-        return Measurement.of_arrays(arrays)
+    return read_measurement(run.files)
 
 
 def _plan(run: JobRun) -> Plan:

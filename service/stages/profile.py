@@ -1,13 +1,12 @@
 """Stage `profile`: trains the shared prompt over all tasks and writes every task's signatures."""
 
+from service.measurements import SIGNATURES as ARTIFACT
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.validate import fingerprints, profiled_method
 from service.states import JobState
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ProfileWork, Work
-
-ARTIFACT = "profile/signatures.npz"
 
 
 def profile(run: JobRun) -> None:
