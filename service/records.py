@@ -200,6 +200,8 @@ class PlanRow:
 
     number: int
     outline: PlanOutline
+    attempt: int | None
+    """The attempt that made it; None: somebody asked for it (a what-if, or groups of their own)."""
     approved: bool
     """At most one plan of a job is: the one that trains."""
     created_at: datetime
@@ -208,7 +210,9 @@ class PlanRow:
     @classmethod
     def of(cls, row: Row) -> Self:
         outline = PlanOutline.model_validate(row["outline"])
-        return cls(row["number"], outline, row["approved"], at(row["created_at"]), at_or_none(row["approved_at"]))
+        same = {name: row[name] for name in ("number", "attempt", "approved")}
+        times = {"created_at": at(row["created_at"]), "approved_at": at_or_none(row["approved_at"])}
+        return cls(outline=outline, **same, **times)
 
 
 @dataclass(frozen=True)

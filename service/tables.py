@@ -130,6 +130,7 @@ plans = Table(
     _job_id(primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("outline", JSON, nullable=False),  # what listings show of it; the plan itself is an artifact
+    Column("attempt", Integer),  # the attempt that made it; NULL: somebody asked for it
     Column("approved", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("approved_at", Float),

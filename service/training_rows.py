@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from grouping.outline import PlanOutline
 from service import tables
 from service.database import Database
-from service.errors import JobNotFound
+from service.errors import Conflict, JobNotFound
 from service.records import Event, Group, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
@@ -148,13 +148,16 @@ class TrainingRows(Database):
         *,
         approved: bool = False,
         attempt: int | None = None,
+        at_most: int | None = None,
     ) -> int | None:
         """Adds a plan under the next number, which it returns; None, with nothing written, if the attempt is stale.
 
         Args:
             save: writes the plan's artifact under the number it is handed, before the plan is known to anybody.
             approved: let it be trained, unless another plan of the job may be already.
-            attempt: None: the service itself.
+            attempt: None: the service itself, for somebody who asked.
+            at_most: plans that the job may have in all.
+        Raises: Conflict where it has as many already.
         """
         table = tables.plans
         with self.write() as connection:
@@ -162,11 +165,16 @@ class TrainingRows(Database):
                 return None
             self._lock_job(connection, job_id)
             rows = connection.execute(select(table.c.number, table.c.approved).where(table.c.job_id == job_id)).all()
+            if at_most is not None and len(rows) >= at_most:
+                raise Conflict(
+                    f"Job {job_id} has {len(rows)} plans; a job keeps at most {at_most}. Compare and use those it has."
+                )
             number = 1 + max((row.number for row in rows), default=-1)
             granted = approved and not any(row.approved for row in rows)
             save(number)
             now = self.now()
             values = {"job_id": job_id, "number": number, "outline": outline.model_dump(mode="json")}
+            values |= {"attempt": attempt}
             values |= {"approved": granted, "created_at": now, "approved_at": now if granted else None}
             connection.execute(insert(table).values(values))
             return number

@@ -9,9 +9,9 @@ from service.states import JobState
 
 
 def group(run: JobRun) -> None:
-    """Makes the job's first plan unless there is one; ends the attempt if no plan is approved yet."""
+    """Makes the job's own plan unless there is one; ends the attempt if no plan is approved yet."""
     run.enter(JobState.GROUPING)
-    if not run.store.plans(run.job):
+    if all(plan.attempt is None for plan in run.store.plans(run.job)):  # what people asked for is beside it
         plan = _plan(run)
         run.check()
         number = run.add_plan(plan, approved=not run.spec.grouping.approve)
