@@ -5,72 +5,21 @@ no file of the job is read: differences, means and drawings follow from the inpu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from grouping.plan import Plan
+from service import report_text
 from service.curves import NUM_COLOURS, Chart, Curve, chart
 from service.heat_map import heat_map, shown_order
-from service.scores import LEGENDS, by_metric, title
-from service.spec import JobSpec
+from service.report_inputs import BASELINES, GroupRun, ReportInputs, TaskScores
+from service.scores import LEGENDS, by_metric, points, title
 from workers.launching.trials import words
 
-Kind = Literal["plan", "all", "alone", "zero_shot", "shared"]
-BASELINES = {"zero_shot": "zero-shot", "alone": "alone", "all": "all in one"}
 MAX_TRIALS_SHOWN = 50
-
-
-@dataclass(frozen=True)
-class ReportJob:
-    """Which job it was."""
-
-    id: str
-    name: str
-    spec: JobSpec
-    written_at: datetime
-    """When this report was made."""
-    stage_seconds: Mapping[str, float]
-    """Stage -> seconds over all attempts, in the order of the stages."""
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Test scores (0..1) of one task.  None: this was not trained, or failed."""
-
-    task: str
-    group: str | None
-    """Its group in the plan; None if the plan excluded it."""
-    metric: str
-    """What the scores are."""
-    class_names: tuple[str, ...]
-    num_test: int
-    grouped: float | None = None
-    zero_shot: float | None = None
-    alone: float | None = None
-    all: float | None = None
-    num_captions: int = 0
-    """Of a retrieval task, which has no classes."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """All that was measured in its group, by name."""
-    details: Mapping[str, float] = field(default_factory=dict)
-    """What the method says of the task, by name."""
-
-    def difference(self, baseline: str) -> float | None:
-        """Score in its group minus a baseline's, or None if either is missing."""
-        other = getattr(self, baseline)
-        return None if self.grouped is None or other is None else self.grouped - other
-
-    @property
-    def transfer_difficulty(self) -> float | None:
-        """Accuracy of guessing over zero-shot accuracy (Yu et al. 2023, Figure 4); None where either is not known."""
-        if self.metric != "accuracy" or not self.zero_shot:  # with nothing right it is beyond all numbers
-            return None
-        return 1 / (len(self.class_names) * self.zero_shot)
 
 
 @dataclass(frozen=True)
@@ -83,47 +32,6 @@ class Means:
     """By way: `grouped` and the baselines."""
     differences: Mapping[str, float | None]
     """By baseline: what the groups gained."""
-
-
-@dataclass(frozen=True)
-class GroupRun:
-    """What the training of one group took; baselines are groups, too.  None: nobody counted it."""
-
-    id: str
-    kind: Kind
-    tasks: tuple[str, ...]
-    group_shared: int | None = None
-    """Learned numbers that all tasks of the group share."""
-    task_specific: int | None = None
-    """Learned numbers of the tasks' own, all tasks together."""
-    seconds: float | None = None
-    steps: int | None = None
-    images: int | None = None
-    """Training images seen."""
-    failure: str | None = None
-    """Why it did not finish."""
-
-    @property
-    def learned(self) -> int | None:
-        """Learned numbers in all."""
-        known = [number for number in (self.group_shared, self.task_specific) if number is not None]
-        return sum(known) if known else None
-
-
-@dataclass(frozen=True)
-class ReportInputs:
-    """All that a report tells."""
-
-    job: ReportJob
-    plan: Plan
-    scores: Sequence[TaskScores]
-    """One per task of the job, in its order."""
-    runs: Sequence[GroupRun]
-    curves: Sequence[Curve] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    search: Mapping[str, Any] | None = None
-    """What `search.json` holds; None: nothing was searched."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +79,17 @@ def _by_group(scores: Sequence[TaskScores], order: list[str]) -> list[TaskScores
 
 
 def _costs(runs: Sequence[GroupRun]) -> list[GroupRun]:
-    """The runs, those that finished alone summed up in one: they are as many as tasks."""
-    alone = [run for run in runs if run.kind == "alone" and run.failure is None]
-    others = [run for run in runs if run not in alone]
-    if not alone:
-        return others
+    """The runs, those that finished alone summed up in one, and so are the trials: they are as many as tasks."""
+    summed = [run for run in runs if run.kind in ("alone", "trial") and run.failure is None]
+    shown = [run for run in runs if run not in summed]
     counted = ("group_shared", "task_specific", "seconds", "steps", "images")
-    sums: dict[str, Any] = {name: sum(getattr(run, name) or 0 for run in alone) for name in counted}
-    return [*others, GroupRun("alone", "alone", tuple(task for run in alone for task in run.tasks), **sums)]
+    for kind, id in (("alone", "alone"), ("trial", "trials")):
+        found = [run for run in summed if run.kind == kind]
+        if found:
+            sums: dict[str, Any] = {name: sum(getattr(run, name) or 0 for run in found) for name in counted}
+            tasks = tuple(dict.fromkeys(task for run in found for task in run.tasks))
+            shown.append(GroupRun(id, found[0].kind, tasks, **sums))
+    return shown
 
 
 def _panels(inputs: ReportInputs) -> list[Panel]:
@@ -226,42 +137,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    """A difference in percentage points, signed; what rounds to nothing has no sign."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def _direction(value: float | None) -> str:
-    text = _points(value)
-    return "up" if text.startswith("+") else "down" if text.startswith("−") else "same"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    return (
-        f"{minutes // 60} h {minutes % 60:02d} min" if seconds >= 3600 else f"{minutes} min {int(seconds % 60):02d} s"
-    )
-
-
-def _count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}".replace(",", "\u202f")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("service"),
@@ -271,13 +146,13 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": _percent,
-        "points": _points,
-        "direction": _direction,
-        "duration": _duration,
-        "count": _count,
+        "percent": report_text.percent,
+        "points": points,
+        "direction": report_text.direction,
+        "duration": report_text.duration,
+        "count": report_text.count,
         "setting": words,
         "metric": title,
-        "number": _number,
+        "number": report_text.number,
     }
     return environment.get_template("report.html")

@@ -33,6 +33,14 @@ def in_words(score: float, metric: str) -> str:
     return f"{100 * score:.1f} %" + ("" if metric == "accuracy" else f" {title(metric)}")
 
 
+def points(value: float | None) -> str:
+    """A difference in percentage points, signed, with a true minus; what rounds to nothing has no sign."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
 def by_metric(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The rows that may be averaged together, under their metric, in the order in which metrics come up."""
     found: dict[str, list[Row]] = {}

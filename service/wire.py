@@ -152,7 +152,7 @@ class Group(Message):
     """Tasks that train together, and how far they are."""
 
     id: str
-    """`g1`, `g2`, ... for the plan; `all`, `alone-<task>`, `zero-shot` for baselines; `shared`; `try-...` for trials."""
+    """`g1`, ... for the plan; `all`, `alone-<task>`, `zero-shot` for baselines; `shared`; `try-...` for trials."""
     kind: Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
     """What it is there for."""
     tasks: list[str]
@@ -273,6 +273,33 @@ class Comparison(Message):
     """Trained in its group of the plan."""
 
 
+class Gain(Message):
+    """How much better the plan's groups did on test images than a baseline, with its 95 % interval.
+
+    A paired bootstrap: both ways scored the same images, which are drawn again with replacement.  It says nothing about
+    another seed or other training images.
+    """
+
+    task: str | None
+    """Null: the mean over the tasks of this metric that were trained both ways."""
+    against: Literal["zero_shot", "alone", "all"]
+    """The baseline."""
+    metric: str
+    """What is compared, one figure an image: `accuracy`, `image_average_precision` or `recall@1`."""
+    gain: float
+    """Difference of the means, -1 to 1; above 0 the groups are better."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end."""
+    num_tasks: int
+    """Tasks compared."""
+    num_images: int
+    """Test images compared."""
+    spans_zero: bool
+    """True: it cannot be told from no gain."""
+
+
 class Results(Message):
     """Every result of a job, and the same as a table."""
 
@@ -280,6 +307,8 @@ class Results(Message):
     """As they were measured."""
     table: list[Comparison]
     """One row a task, in the order of the job."""
+    gains: list[Gain] = []
+    """What the groups gained over each baseline, means first; empty until the job is published."""
 
 
 class Artifact(Message):

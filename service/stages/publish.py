@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from service.curves import Curve
-from service.report import GroupRun, ReportInputs, ReportJob, TaskScores, render_report
+from service.report import render_report
+from service.report_inputs import GroupRun, ReportInputs, ReportJob, TaskScores
 from service.stages.group import read_plan
 from service.stages.run import JobRun
 from service.stages.search import ARTIFACT as SEARCH

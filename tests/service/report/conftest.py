@@ -10,7 +10,7 @@ import pytest
 from grouping.config import GroupingConfig
 from grouping.plan import Plan, make_plan, trivial_plan
 from service.curves import Curve
-from service.report import GroupRun, ReportInputs, ReportJob, TaskScores
+from service.report_inputs import GroupRun, ReportInputs, ReportJob, TaskScores
 from service.spec import JobSpec
 
 FAMILIES = ("digits", "shapes", "textures")

@@ -10,7 +10,8 @@ import pytest
 
 from service.curves import Curve, chart, mean_curve, thin, ticks
 from service.heat_map import MAX_SIDE, heat_map, shown_order
-from service.report import GroupRun, ReportInputs, render_report
+from service.report import render_report
+from service.report_inputs import GroupRun, ReportInputs
 from service.scores import LEGENDS
 
 JobOf = Callable[..., ReportInputs]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from service.report import ReportInputs, render_report
+from service.report import render_report
+from service.report_inputs import ReportInputs
 
 pytestmark = pytest.mark.browser
 
