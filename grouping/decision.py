@@ -118,14 +118,14 @@ def find(measured: Similarity, seed: int) -> Finding:
     structure = find_structure(measured)
     opposed = bool(opposed_pairs(measured).any())
     if len(measured.numerator_TT) < 3:
-        detection = detection_ratio(measured, 1)
+        detection = detection_ratio(measured, np.zeros(len(measured.numerator_TT)))
         return Finding(structure, too_noisy(detection, structure, opposed=opposed), None)
     proposal_T = spectral_partition(measured.numerator_TT, measured.similarity_TT, seed=seed)
-    detection = detection_ratio(measured, len(np.unique(proposal_T)))
+    detection = detection_ratio(measured, proposal_T)
     if not structure.found and detection is not None and detection >= SURE_DETECTION:
         structure = find_structure(measured, found=True)
     if not structure.found:
-        detection = detection_ratio(measured, 1)
+        detection = detection_ratio(measured, np.zeros(len(proposal_T)))
     return Finding(structure, too_noisy(detection, structure, opposed=opposed), proposal_T)
 
 

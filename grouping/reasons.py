@@ -20,6 +20,10 @@ from grouping.similarity import Similarity
 from grouping.why import TaskWhy, task_why, where_sentence
 
 NUM_NEAREST = 5
+MAX_TURNED = 500
+"""Most tasks whose dendrogram is turned: for 1,000 that took a quarter of the plan."""
+GIVEN = "given"
+"""The solver of groups that nobody had to look for: edited, arbitrated, joined."""
 LOW_RELIABILITY = 0.1
 """Below this a task hardly agrees with itself on other data, and the user is told."""
 
@@ -84,12 +88,7 @@ def explain_tasks(
     for name in names:
         group = group_of[name]
         if name in bad:
-            partners = [task for task in groups[group] if task != name]
-            linked = (
-                f"is in {group} only because must_link ties it to {_names(partners)}" if partners else "trains alone"
-            )
-            sentence = f"{name} {linked}: {bad[name]}, so its similarity to other tasks is unknown."
-            reasons.append(TaskReason(task=name, group=group, nearest=[], margin=None, sentence=sentence))
+            reasons.append(_unmeasured(name, group, groups[group], bad[name], given=decision.solver == GIVEN))
             continue
         partners = [at[task] for task in groups[group] if task != name and task in at]
         nearest = _nearest(at[name], usable, measured)
@@ -113,6 +112,14 @@ def explain_tasks(
     return reasons
 
 
+def explain_unmeasured(
+    names: Sequence[str], groups: Mapping[str, list[str]], bad: Mapping[str, str], *, given: bool
+) -> list[TaskReason]:
+    """The same where no task has a usable gradient."""
+    group_of = {task: group for group, tasks in groups.items() for task in tasks}
+    return [_unmeasured(name, group_of[name], groups[group_of[name]], bad[name], given=given) for name in names]
+
+
 def explain_groups(
     groups: Mapping[str, list[str]], usable: Sequence[str], measured: Similarity, bad: Mapping[str, str]
 ) -> list[PlanGroup]:
@@ -127,9 +134,12 @@ def explain_groups(
             within = measured.similarity_TT[np.ix_(inside, inside)]
             cohesion = float((within.sum() - len(inside)) / (len(inside) * (len(inside) - 1)))
         if not inside:
-            reason = f"{_names(tasks)} is set aside: {bad[tasks[0]]}."
+            reason = set_aside(tasks, bad)
+        elif len(tasks) == 1:
+            reason = f"{tasks[0]} trains alone{_nearest_outside(inside, outside, usable, measured)}."
         elif cohesion is None:
-            reason = f"{_names(tasks)} trains alone{_nearest_outside(inside, outside, usable, measured)}."
+            near = _nearest_outside(inside, outside, usable, measured)
+            reason = f"Of {_names(tasks)} only {usable[inside[0]]} could be compared{near}."
         else:
             reason = (
                 f"{_names(tasks)} agree with each other at {cohesion:.2f} on average"
@@ -137,6 +147,14 @@ def explain_groups(
             )
         explained.append(PlanGroup(id=group, tasks=list(tasks), cohesion=cohesion, reason=reason))
     return explained
+
+
+def set_aside(tasks: Sequence[str], bad: Mapping[str, str]) -> str:
+    """A sentence on a group of which no task has a usable gradient."""
+    if len(tasks) == 1:
+        return f"{tasks[0]} is set aside: {bad[tasks[0]]}."
+    reasons = "; ".join(f"{task}: {bad[task]}" for task in tasks)
+    return f"{_names(tasks)} train together, and nothing is known of their agreement ({reasons})."
 
 
 def summarise(
@@ -155,6 +173,32 @@ def summarise(
             sentences.append(f"Only {_count(found, 'group')} could be formed of the tasks with a usable gradient.")
     if decision.verdict is not None and len(usable) > 1:
         sentences.append(decision.verdict.sentence)
+    return " ".join([*sentences, *_told(usable, decision, bad)])
+
+
+def summarise_given(said: str, usable: Sequence[str], decision: Decision, bad: Mapping[str, str]) -> str:
+    """What was said of groups that were given, and then what the gradients say of them."""
+    sentences = [said]
+    if decision.verdict is not None and len(usable) > 1:
+        sentences.append(f"Of the gradients alone: {decision.verdict.sentence}")
+    return " ".join([*sentences, *_told(usable, decision, bad)])
+
+
+def leaf_order(usable: Sequence[str], similarity_TT: np.ndarray) -> list[str]:
+    """The tasks as leaves of an average-linkage dendrogram, turned (up to `MAX_TURNED`) so that neighbours are alike."""
+    if len(usable) < 3:
+        return list(usable)
+    distance = np.clip(1.0 - similarity_TT, 0.0, None)
+    np.fill_diagonal(distance, 0.0)
+    condensed = squareform(distance, checks=False)
+    tree = linkage(condensed, "average")
+    leaves = leaves_list(optimal_leaf_ordering(tree, condensed) if len(usable) <= MAX_TURNED else tree)
+    return [usable[int(leaf)] for leaf in leaves]
+
+
+def _told(usable: Sequence[str], decision: Decision, bad: Mapping[str, str]) -> list[str]:
+    """The objective, and who was not compared."""
+    sentences = []
     if len(usable) > 1:
         worth = decision.objective
         sentences.append(
@@ -163,18 +207,19 @@ def summarise(
         )
     if bad:
         sentences.append(f"Not compared with the others, for want of a usable gradient: {_names(sorted(bad))}.")
-    return " ".join(sentences)
+    return sentences
 
 
-def leaf_order(usable: Sequence[str], similarity_TT: np.ndarray) -> list[str]:
-    """The tasks as leaves of an average-linkage dendrogram, turned so that neighbours are similar."""
-    if len(usable) < 3:
-        return list(usable)
-    distance = np.clip(1.0 - similarity_TT, 0.0, None)
-    np.fill_diagonal(distance, 0.0)
-    condensed = squareform(distance, checks=False)
-    leaves = leaves_list(optimal_leaf_ordering(linkage(condensed, "average"), condensed))
-    return [usable[int(leaf)] for leaf in leaves]
+def _unmeasured(name: str, group: str, tasks: Sequence[str], reason: str, *, given: bool) -> TaskReason:
+    partners = [task for task in tasks if task != name]
+    if not partners:
+        place = "trains alone"
+    elif given:
+        place = f"is in {group} with {_names(partners)}, as given"
+    else:
+        place = f"is in {group} only because must_link ties it to {_names(partners)}"
+    sentence = f"{name} {place}: {reason}, so its similarity to other tasks is unknown."
+    return TaskReason(task=name, group=group, nearest=[], margin=None, sentence=sentence)
 
 
 def _nearest(task: int, usable: Sequence[str], measured: Similarity) -> list[Neighbour]:
@@ -230,13 +275,15 @@ def _task_sentence(
 ) -> str:
     partners = [task for task in tasks if task != name and task in at]
     row = measured.similarity_TT[at[name]]
+    silent = [task for task in tasks if task != name and task not in at]
+    alone = f"trains with {_names(silent)}, not comparable with it" if silent else "trains alone"
     if not nearest:
-        sentence = f"{name} trains alone: no other task could be compared with it."
+        sentence = f"{name} {alone}: no other task could be compared with it."
     elif not partners:
-        sentence = f"{name} trains alone: the nearest task is {_said(nearest[0])}"
+        sentence = f"{name} {alone}: the nearest task is {_said(nearest[0])}"
         sentence += f"; pairs above {decision.threshold:.2f} speak for training together in this job"
-        above = nearest[0].similarity is not None and nearest[0].similarity > decision.threshold
-        sentence += ", but the clustering of all tasks sets it apart." if above else "."
+        apart = "the groups were given so" if decision.solver == GIVEN else "the clustering of all tasks sets it apart"
+        sentence += f", but {apart}." if nearest[0].similarity > decision.threshold else "."
     else:
         mean = float(np.mean([row[at[task]] for task in partners]))
         sentence = f"{name} trains with {_names(partners)}: similarity {mean:.2f}"

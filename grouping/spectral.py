@@ -29,7 +29,7 @@ def spectral_labels(numerator: np.ndarray, num_groups: int, *, seed: int) -> np.
         return np.zeros(len(numerator), dtype=int)
     if num_groups == len(numerator):
         return np.arange(num_groups)
-    labels = _cluster(_eigenpairs(numerator, num_groups), num_groups, seed)
+    labels = _cluster(leading(numerator, num_groups), num_groups, seed)
     return None if labels is None else settle(labels, numerator)
 
 
@@ -41,7 +41,7 @@ def spectral_partition(numerator: np.ndarray, similarity: np.ndarray, *, seed: i
     num_tasks = len(numerator)
     assert num_tasks >= 3
     most = min(num_tasks - 1, max(MAX_GROUPS, num_tasks // 2))
-    pairs = _eigenpairs(numerator, most)
+    pairs = leading(numerator, most)
     if num_tasks > EVERY_NUMBER:
         # A group's direction carries as much as two of its tasks at least, or it is one of those that nobody shares.
         shared = int((pairs[0] > 1.5 * np.median(np.diagonal(numerator))).sum())
@@ -83,18 +83,39 @@ def settle(labels: np.ndarray, numerator: np.ndarray) -> np.ndarray:
     """
     root_T = np.sqrt(np.maximum(np.diagonal(numerator), MIN_ROOT**2))
     rest_TT = numerator - np.diag(np.diagonal(numerator))
-    tasks, start = np.arange(len(labels)), labels
+    start = labels
     for _ in range(20):
-        members_TG = (labels[:, None] == np.arange(labels.max() + 1)).astype(float)
-        weight_TG = np.tile(root_T @ members_TG, (len(labels), 1))
-        weight_TG[tasks, labels] -= root_T
-        agreement_TG = rest_TT @ members_TG / np.maximum(weight_TG, MIN_ROOT)
-        moved = np.argmax(np.where(weight_TG > 1e-9, np.round(agreement_TG, 12), -np.inf), axis=1)
-        moved = np.where(members_TG.sum(axis=0)[labels] == 1, labels, moved)
-        if (moved == labels).all() or len(np.unique(moved)) < members_TG.shape[1]:
+        moved = np.argmax(np.round(to_groups(numerator, labels), 12), axis=1)
+        moved = np.where(np.bincount(labels)[labels] == 1, labels, moved)
+        if (moved == labels).all() or len(np.unique(moved)) <= labels.max():
             break
         labels = moved
     return labels if _worth(labels, rest_TT, root_T) > _worth(start, rest_TT, root_T) + 1e-9 else start
+
+
+def to_groups(numerator: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How every task agrees with every group, itself left out; 0 with nobody.  -> [tasks, groups]
+
+    The sum of the numerators over the sum of the members' root reliabilities.
+    """
+    tasks = np.arange(len(labels))
+    root_T = np.sqrt(np.maximum(np.diagonal(numerator), MIN_ROOT**2))
+    members_TG = (labels[:, None] == np.arange(labels.max() + 1)).astype(float)
+    agreed_TG = numerator @ members_TG
+    agreed_TG[tasks, labels] -= np.diagonal(numerator)
+    weight_TG = np.tile(root_T @ members_TG, (len(labels), 1))
+    weight_TG[tasks, labels] -= root_T
+    return agreed_TG / np.maximum(weight_TG, MIN_ROOT)
+
+
+def leading(numerator: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` largest eigenvalues and their vectors, largest first."""
+    size = len(numerator)
+    # Divide and conquer finds all of them sooner than the other way finds many.
+    few = 4 * count < size
+    found = eigh(numerator, subset_by_index=[size - count, size - 1]) if few else eigh(numerator, driver="evd")
+    values, vectors = found[0], found[1]
+    return values[::-1][:count], vectors[:, ::-1][:, :count]
 
 
 def _worth(labels: np.ndarray, rest_TT: np.ndarray, root_T: np.ndarray) -> float:
@@ -104,13 +125,6 @@ def _worth(labels: np.ndarray, rest_TT: np.ndarray, root_T: np.ndarray) -> float
     root_G, square_G = root_T @ members_TG, root_T**2 @ members_TG
     pairs_G = root_G**2 - square_G
     return float((root_G * np.divide(agreed_G, pairs_G, out=np.zeros_like(pairs_G), where=pairs_G > 1e-9)).sum())
-
-
-def _eigenpairs(numerator: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` largest eigenvalues and their vectors, largest first."""
-    size = len(numerator)
-    values, vectors = eigh(numerator, subset_by_index=[size - count, size - 1])
-    return values[::-1], vectors[:, ::-1]
 
 
 def _cluster(pairs: tuple[np.ndarray, np.ndarray], num_groups: int, seed: int) -> np.ndarray | None:
