@@ -1,5 +1,6 @@
 """The rows of the store as readers see them: immutable, typed, times as aware UTC datetimes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -213,6 +214,11 @@ class PlanRow:
         same = {name: row[name] for name in ("number", "attempt", "approved")}
         times = {"created_at": at(row["created_at"]), "approved_at": at_or_none(row["approved_at"])}
         return cls(outline=outline, **same, **times)
+
+
+def standing_plan(plans: Sequence[PlanRow]) -> PlanRow | None:
+    """The plan that trains, else the newest; None where there is none.  `plans` of one job, the newest last."""
+    return next((plan for plan in plans if plan.approved), plans[-1] if plans else None)
 
 
 @dataclass(frozen=True)

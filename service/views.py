@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from service import wire
-from service.artifacts import JobFiles
+from service.artifacts import JobFiles, plan_path
 from service.errors import PlanNotFound
-from service.records import Job
+from service.records import Job, standing_plan
 from service.settings import Settings
 from service.store import Store
 from workers.data.config import METRICS
@@ -33,12 +33,13 @@ class Views:
     def job(self, job: Job | str) -> wire.Job:
         """One job, whole."""
         job = self._store.get_job(job) if isinstance(job, str) else job
-        plans = self._store.plans(job.id)
-        same = ("spec", "tenant", "parent", "submission_id", "failures", "stage_times", "progress", "updated_at")
+        plan = standing_plan(self._store.plans(job.id))
+        same = ("spec", "tenant", "parent", "parent_plan", "submission_id", "failures", "stage_times", "progress")
+        same += ("updated_at",)
         return wire.Job(
             **_summary(job).model_dump(),
             **{name: getattr(job, name) for name in same},
-            plan=wire.Plan.model_validate(plans[-1]) if plans else None,
+            plan=None if plan is None else wire.Plan.model_validate(plan),
         )
 
     def jobs(self, *, state: str | None, after: str | None, limit: int) -> wire.JobPage:
@@ -53,31 +54,33 @@ class Views:
     def groups(self, job_id: str) -> wire.Groups:
         """Every group, with the plan's reasons once there is a plan."""
         rows = self._store.groups(job_id)
-        plan = self._newest_plan(job_id)
+        standing = standing_plan(self._store.plans(job_id))
+        plan = self.plan(job_id, standing.number) if standing else None
         reasons = {group["id"]: group for group in plan["groups"]} if plan else {}
         groups = []
         for row in rows:
             told = reasons.get(row.id, {}) if row.kind == "plan" else {}
             more = {"cohesion": told.get("cohesion"), "why": told.get("reason")}
             groups.append(wire.Group.model_validate(row).model_copy(update=more))
-        if plan and not any(row.kind == "plan" for row in rows):
-            now = self._store.plans(job_id)[-1].created_at
-            groups = [*(_planned(group, now) for group in plan["groups"]), *groups]
+        if plan and standing and not any(row.kind == "plan" for row in rows):
+            groups = [*(_planned(group, standing.created_at) for group in plan["groups"]), *groups]
         groups.sort(key=lambda group: group.kind != "plan")
         return wire.Groups(groups=groups, tasks=_reasons(plan["tasks"]) if plan else [])
 
     def similarity(self, job_id: str) -> wire.Similarity:
-        """The newest plan's matrices.  PlanNotFound before there is one."""
+        """The matrices of the plan that trains, else of the newest.  PlanNotFound before there is one."""
         return wire.Similarity.model_validate(self.plan(job_id))
 
     def plan(self, job_id: str, number: int | None = None) -> dict[str, Any]:
-        """A plan as it was written, the newest if no number is given.  PlanNotFound."""
-        numbers = [plan.number for plan in self._store.plans(job_id)]
-        if not numbers or (number is not None and number not in numbers):
+        """A plan as it was written; without a number the one that trains, else the newest.  PlanNotFound."""
+        plans = self._store.plans(job_id)
+        row = standing_plan([plan for plan in plans if number is None or plan.number == number])
+        if row is None:
+            numbers = [plan.number for plan in plans]
             asked = "no plan yet" if number is None else f"no plan {number}; it has {numbers or 'none'}"
             state = self._store.get_job(job_id).state
             raise PlanNotFound(f"Job {job_id} has {asked}; it is {state}. Plans come after the stage `group`.")
-        return self.files(job_id).read_json(f"plans/{numbers[-1] if number is None else number}.json")
+        return self.files(job_id).read_json(plan_path(row.number))
 
     def metrics(
         self, job_id: str, *, group: str | None, task: str | None, name: str | None, after: int, limit: int
@@ -128,9 +131,6 @@ class Views:
         text = self.files(job_id).read_range(f"logs/{group}.log", offset, limit)
         end = text.rfind(b"\n") + 1
         return text[:end] if end and len(text) == limit else text
-
-    def _newest_plan(self, job_id: str) -> dict[str, Any] | None:
-        return self.plan(job_id) if self._store.plans(job_id) else None
 
 
 def _summary(job: Job) -> wire.JobSummary:

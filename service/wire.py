@@ -72,7 +72,9 @@ class Job(JobSummary):
     tenant: str
     """Whose job it is."""
     parent: str | None
-    """The finished job that this one adds tasks to."""
+    """The finished job that this one goes on from."""
+    parent_plan: int | None = None
+    """The plan of the parent that this job begins with."""
     submission_id: str | None
     """The Ray Job of the newest attempt, as the Ray dashboard calls it."""
     failures: int
@@ -82,7 +84,7 @@ class Job(JobSummary):
     progress: dict[str, Any]
     """What the present stage tells of itself."""
     plan: Plan | None
-    """The newest plan, once there is one."""
+    """The plan that trains, else the newest, once there is one."""
     updated_at: datetime
     """When anything was last written about it."""
 
