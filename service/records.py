@@ -145,7 +145,7 @@ class Group:
     images_per_step: int
     """Training images in one step; 0 where nothing trains."""
     texts_per_step: int
-    """Sentences that the text tower encodes in one step; 0 where it does not run."""
+    """Class sentences of its tasks, or captions of a step; 0 where nothing trains."""
     updated_at: datetime
 
     @classmethod

@@ -14,7 +14,7 @@ from grouping.outline import PlanOutline
 from service import tables
 from service.database import Database
 from service.errors import Conflict, JobNotFound
-from service.records import Event, Group, Metric, PlanRow, ResultRow
+from service.records import Event, Group, Job, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
 _GROUP_FIELDS = ("kind", "tasks", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
@@ -94,6 +94,19 @@ class TrainingRows(Database):
         table = tables.groups
         query = select(table).where(table.c.job_id == job_id).order_by(table.c.position, table.c.id)
         return [Group.of(row) for row in self._rows(job_id, query)]
+
+    def finished_groups(self, limit: int = 300) -> list[tuple[Job, Group]]:
+        """Trained groups of all jobs with what they took, each with its job, the latest last."""
+        jobs, groups = tables.jobs, tables.groups
+        where = (groups.c.state == "done") & (groups.c.num_steps > 0) & groups.c.seconds.is_not(None)
+        latest = select(groups.c.job_id, groups.c.id).where(where).order_by(groups.c.updated_at.desc()).limit(limit)
+        with self.read() as connection:
+            found = connection.execute(latest).all()
+            of_jobs = select(jobs).where(jobs.c.id.in_({row.job_id for row in found}))
+            known = {row["id"]: Job.of(row) for row in connection.execute(of_jobs).mappings()}
+            of_groups = select(groups).where(groups.c.job_id.in_(known))
+            rows = {(row["job_id"], row["id"]): row for row in connection.execute(of_groups).mappings()}
+        return [(known[row.job_id], Group.of(rows[row.job_id, row.id])) for row in reversed(found)]
 
     def add_metrics(self, job_id: str, rows: Iterable[dict[str, Any]], attempt: int) -> bool:
         """Adds numbers (`group`, `task` or None, `step`, `name`, `value`); a step trained again replaces its own."""

@@ -77,6 +77,7 @@ class JobRun:
                 "tasks": unit.tasks,
                 "num_steps": unit.num_steps,
                 "images_per_step": unit.images_per_step if unit.num_steps else 0,
+                "texts_per_step": unit.texts_per_step,
             }
             for unit in units
         ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.costs import learned_costs
 from service.scores import in_words
 from service.stages.group import read_plan
 from service.stages.run import Interrupted, JobRun, StageFailed
@@ -19,7 +20,8 @@ from service.stages.units import TrainUnits, can_share, train_units
 from service.stages.validate import class_lists, datasets, fingerprints, tell_left_out
 from service.states import JobState
 from workers.launching.board import Outcome
-from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
+from workers.launching.cost_model import CostModel
+from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
 from workers.launching.work import GroupUnit, PassWork, Work
 from workers.training.config import TrainConfig
 from workers.training.results import RESULT, GroupResult
@@ -60,7 +62,8 @@ def train(run: JobRun) -> Trained:
 
 
 def _train_missing(run: JobRun, trained: Trained) -> None:
-    missing = [unit for unit in trained.units.units if unit.id not in trained.results]
+    model = learned_costs(run.store, run.spec)
+    missing = [unit.priced(model) for unit in trained.units.units if unit.id not in trained.results]
     if not missing:
         return
     devices = run.spec.resources.devices_per_group
@@ -72,7 +75,10 @@ def _train_missing(run: JobRun, trained: Trained) -> None:
             members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
         ]
     else:
-        passes = [[unit] for unit in sorted(missing, key=lambda unit: unit.cost, reverse=True)]
+        passes = [[unit] for unit in missing]
+    passes.sort(key=_cost, reverse=True)
+    if model is not None:
+        _tell_expected(run, passes, model)
     crashes = dict.fromkeys((unit.id for unit in missing), 0)
 
     def on_end(work: Work, outcome: Outcome) -> list[Work]:
@@ -108,6 +114,23 @@ def _train_missing(run: JobRun, trained: Trained) -> None:
     except Interrupted:
         _land_finished(run, trained, missing)  # what finished while the others wrote their checkpoints
         raise
+
+
+def _cost(units: Sequence[GroupUnit]) -> float:
+    return sum(unit.cost for unit in units)
+
+
+def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:
+    """When the groups should be done, as those before them were."""
+    workers = run.launcher.capacity(run.spec.resources.devices_per_group)
+    seconds = max(sum(map(_cost, of_worker)) for of_worker in longest_first(passes, num_bins=workers, cost=_cost))
+    units = [unit for units in passes for unit in units]
+    run.event(
+        "expected",
+        f"{len(units)} group(s) and baselines in {len(passes)} pass(es), longest first, on up to {workers} worker(s): "
+        f"about {seconds:.0f} s of training steps, as the {model.num_groups} finished before them took.",
+        data={"seconds": seconds, "groups": {unit.id: unit.cost for unit in units if unit.num_steps}},
+    )
 
 
 def _pass_work(run: JobRun, trained: Trained, units: list[GroupUnit]) -> PassWork:

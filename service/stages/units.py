@@ -56,6 +56,7 @@ def train_units(
     tuned = tuned or Tuned((spec.method, spec.training))
     own_method, own_training = tuned.common
     names = tuple(task.name for task in spec.tasks)
+    num_texts = {name: len(classes) for name, classes in class_lists.items()}
     units: dict[UnitKey, GroupUnit] = {}
     trainings: dict[str, TrainConfig] = {}
 
@@ -64,7 +65,7 @@ def train_units(
     ) -> str:
         key = (tasks, method, training)
         if key not in units:
-            units[key] = train_unit(id, kind, tasks, method, training, num_train)
+            units[key] = train_unit(id, kind, tasks, method, training, num_train, num_texts)
             trainings[id] = training
         return units[key].id
 

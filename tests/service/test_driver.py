@@ -84,6 +84,9 @@ def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):
     states = [event.data["to"] for event in world.store.events(job) if event.kind == "state"]
     assert states == ["QUEUED", "STARTING", "VALIDATING", *STAGES, "SUCCEEDED"]
     assert "step 3/3" in (world.folder(job) / "logs" / "all.log").read_text()
+    (expected,) = [event for event in world.store.events(job) if event.kind == "expected"]  # as the shared prompt took
+    assert expected.data["seconds"] > 0
+    assert set(expected.data["groups"]) == {g.id for g in groups if g.kind in ("plan", "all", "alone")}
 
 
 @pytest.mark.parametrize("boundary", STAGES)

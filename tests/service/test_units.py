@@ -54,3 +54,9 @@ def test_the_baseline_all_is_left_out_where_the_method_needs_equal_classes_and_t
         assert "all" in units_of(method=method).baselines
         assert set(units_of(unequal, method=method).baselines) == {"zero_shot", "alone"}
     assert "all" in units_of(unequal, method={"kind": "coop"}).baselines
+
+
+def test_a_unit_counts_the_class_sentences_of_its_tasks() -> None:
+    found = {unit.id: unit.texts_per_step for unit in units_of({"a": ("x", "y", "z"), "b": ("x",)}).units}
+    assert found == {"g1": 4, "all": 4, "alone-a": 3, "alone-b": 1, "zero-shot": 0}
+    assert units_of({"a": (), "b": ("x",)}).units[0].texts_per_step == 16 + 1  # captions, one an image

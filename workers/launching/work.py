@@ -5,13 +5,14 @@ and no wish: whoever runs it passes `should_stop` and `report` beside it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from workers.clip.config import BackboneConfig
 from workers.data.config import TaskConfig
 from workers.data.roots import DataRoots
+from workers.launching.cost_model import CostModel
 from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
@@ -32,11 +33,23 @@ class GroupUnit:
     """Optimiser steps; 0 where nothing is trained."""
     images_per_step: int = 1
     """Training images that the unit adds to one forward pass."""
+    texts_per_step: int = 0
+    """Class sentences of its tasks; of a retrieval task as many captions as images."""
+    seconds_per_step: float | None = None
+    """As learned from finished groups; None where none has finished."""
 
     @property
     def cost(self) -> float:
-        """Training images over the whole run; 1 where nothing is trained, so that evaluation is spread as well."""
-        return float(max(1, self.num_steps * self.images_per_step))
+        """Seconds of the whole run, as far as they are known, else its training images; 1 where nothing is trained,
+        so that evaluation is spread as well."""
+        per_step = self.images_per_step if self.seconds_per_step is None else self.seconds_per_step
+        return float(self.num_steps * per_step or 1)
+
+    def priced(self, model: CostModel | None) -> "GroupUnit":
+        """The same unit, at the model's price.  Units are comparable if all or none of them have one."""
+        if model is None or not self.num_steps:
+            return self
+        return replace(self, seconds_per_step=model.seconds(self.images_per_step, self.texts_per_step))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +132,14 @@ def train_unit(
     method: MethodConfig,
     training: TrainConfig,
     num_train: Mapping[str, int],
+    num_texts: Mapping[str, int] | None = None,
 ) -> GroupUnit:
-    """A unit of a job with the steps and images it takes; none where the method takes no steps."""
+    """A unit of a job with the steps, images and texts it takes; none where the method takes no steps.
+
+    `num_texts` is every task's number of class sentences; a task without any has a caption per image.
+    """
     if not method.trains:
         return GroupUnit(id, kind, tasks, method)
-    images = sum(min(training.batch_size, num_train[task]) for task in tasks)
-    return GroupUnit(id, kind, tasks, method, num_steps(training, num_train), images)
+    images = {task: min(training.batch_size, num_train[task]) for task in tasks}
+    texts = 0 if num_texts is None else sum(num_texts[task] or images[task] for task in tasks)
+    return GroupUnit(id, kind, tasks, method, num_steps(training, num_train), sum(images.values()), texts)
