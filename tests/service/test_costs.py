@@ -14,15 +14,13 @@ def spec(**changes: Any) -> JobSpec:
     return parse_spec(JOB | changes)
 
 
-def finished(
-    store: Store, job: JobSpec, kind: str = "plan", *, seconds: float | None = 5.0, state: str = "done"
-) -> None:
+def finished(store: Store, job: JobSpec, *, seconds: float | None = 5.0, state: str = "done") -> None:
     """A job with one group that took 10 steps of 16 images and 4 texts."""
     job_id = store.create_job(job)[0].id
     attempt = store.start_attempt(job_id)
     for step in (JobState.VALIDATING, JobState.GROUPING, JobState.TRAINING):
         store.move(job_id, step, attempt=attempt)
-    row = {"id": "g1", "kind": kind, "tasks": ["a"], "state": state, "num_steps": 10, "seconds": seconds}
+    row = {"id": "g1", "kind": "plan", "tasks": ["a"], "state": state, "num_steps": 10, "seconds": seconds}
     store.put_groups(job_id, [row | {"images_per_step": 16, "texts_per_step": 4}], attempt)
 
 
@@ -47,14 +45,6 @@ def test_sharing_changes_no_price_and_another_method_backbone_or_device_does() -
         {"resources": {"devices_per_group": 2}},
     ):
         assert learned_costs(store, spec(**other)) is None, other
-
-
-def test_the_shared_prompt_tells_nothing_of_another_method() -> None:
-    store = Store("sqlite://")
-    finished(store, spec(method={"kind": "coop"}), "shared")
-    assert learned_costs(store, spec(method={"kind": "coop"})) is None
-    finished(store, spec(), "shared")
-    assert learned_costs(store, spec()) is not None
 
 
 def test_only_what_finished_counts() -> None:

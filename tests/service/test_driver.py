@@ -84,9 +84,21 @@ def test_a_job_goes_from_its_spec_to_its_bundle(make_world, make_spec):
     states = [event.data["to"] for event in world.store.events(job) if event.kind == "state"]
     assert states == ["QUEUED", "STARTING", "VALIDATING", *STAGES, "SUCCEEDED"]
     assert "step 3/3" in (world.folder(job) / "logs" / "all.log").read_text()
-    (expected,) = [event for event in world.store.events(job) if event.kind == "expected"]  # as the shared prompt took
-    assert expected.data["seconds"] > 0
-    assert set(expected.data["groups"]) == {g.id for g in groups if g.kind in ("plan", "all", "alone")}
+
+
+def test_the_second_job_of_a_kind_is_told_what_to_expect(make_world, make_spec):
+    world = make_world()
+    first, second = (world.submit(make_spec(baselines=["all"])) for _ in range(2))
+    for job in (first, second):
+        assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    told = {
+        job: [event.data for event in world.store.events(job) if event.kind == "expected"] for job in (first, second)
+    }
+    assert told[first] == []
+    (expected,) = told[second]
+    assert expected["seconds"] > 0
+    trained = {group.id for group in world.store.groups(second) if group.kind in ("plan", "all")}
+    assert set(expected["groups"]) == trained
 
 
 @pytest.mark.parametrize("boundary", STAGES)
