@@ -185,7 +185,7 @@ def summarise_given(said: str, usable: Sequence[str], decision: Decision, bad: M
 
 
 def leaf_order(usable: Sequence[str], similarity_TT: np.ndarray) -> list[str]:
-    """The tasks as leaves of an average-linkage dendrogram, turned (up to `MAX_TURNED`) so that neighbours are alike."""
+    """The tasks as leaves of a dendrogram (average linkage), up to `MAX_TURNED` turned so that neighbours are alike."""
     if len(usable) < 3:
         return list(usable)
     distance = np.clip(1.0 - similarity_TT, 0.0, None)
