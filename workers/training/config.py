@@ -83,6 +83,10 @@ def decide(config: TrainConfig, method: MethodSpec) -> TrainSettings:
     return TrainSettings(**(given | {k: v for k, v in method.published()._asdict().items() if given[k] is None}))
 
 
+LARGEST_SIGNATURES = 2 * 1024**3
+"""Bytes of gradients that a job keeps."""
+
+
 class ProfileConfig(Spec):
     """The shared prompt and the snapshots taken along its training."""
 

@@ -1,17 +1,13 @@
-"""Signatures: every task's gradient at the shared prompt, at several points of its training, from one backward each.
+"""Signatures: every task's gradient at the shared prompt, at several points of its training.
 
-A signature is the gradient with respect to the *generated* prompts.  Gradients of the factors depend on an arbitrary
-scale: (c W) (x) (P / c) is the same prompt.  Every task reads the shared prompt through a copy of its own, so one
-backward of the summed losses leaves every task's gradient on its own copy.  Where tasks have the same class
-sentences their text features are computed once, and the text tower's backward is run once per task of the most
-crowded list.
+The prompts of those points are stored beside the gradients.  A signature depends on the prompt, the task and the seed
+alone, so tasks can be measured at stored prompts again, with more microbatches, and tasks that come later can be
+measured as if they had been there.
 
-    # S snapshots, R microbatches, T tasks, P numbers in a prompt (text, then image), U distinct class lists
-    # K layers, M prompt tokens, D width, E joint embedding
+    # S snapshots, R microbatches, T tasks, P numbers in a prompt (text, then image), E joint embedding
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -20,36 +16,24 @@ import torch
 from torch.nn import functional as F
 
 from workers.clip.frozen import FrozenCLIP
-from workers.clip.seam import NO_EDITS, Edits, Rows
+from workers.clip.seam import NO_EDITS
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
-from workers.methods.method import Method
-from workers.methods.prompts import prompted_layers
-from workers.training.batches import TaskBatch, content_digests, microbatches, scale_pixels
-from workers.training.config import ProfileConfig, TrainConfig
+from workers.training.batches import TaskBatch, content_digests, microbatches
+from workers.training.config import LARGEST_SIGNATURES, ProfileConfig, TrainConfig
 from workers.training.evaluate import encode_images
+from workers.training.features import FeatureCache, task_features
 from workers.training.forward import ClassLists
-from workers.training.kinds import image_losses
+from workers.training.gradients import StoredPrompt, flat_prompts, num_layers, task_gradients
 from workers.training.results import Progress, write_atomically
-from workers.training.run import GroupRun, GroupWork
+from workers.training.run import GroupRun, GroupWork, task_infos
 from workers.training.schedule import warmup_steps
-from workers.training.train import train
+from workers.training.train import Stopped, train
 
 SIGNATURES = "signatures.npz"
 IMAGES_PER_PASS = 256
 """Tasks are measured in blocks of about so many images, so that memory does not grow with their number."""
-LARGEST_FILE = 2 * 1024**3
 CENTROID_IMAGES = 128
-
-
-@dataclass(frozen=True)
-class TaskGradients:
-    """One microbatch of every task."""
-
-    gradients: torch.Tensor
-    """[T, P] fp32: text prompts [K, M, D_text] flattened, then image prompts [K, M, D_image]."""
-    losses: torch.Tensor
-    """[T] mean loss of each task's kind."""
 
 
 def profile(
@@ -71,21 +55,18 @@ def profile(
     (`text.0`, ..., `image.0`, ...) with block_offsets [blocks + 1].  Snapshots already on disk are kept, and
     training goes on from its checkpoint.
     """
-    shared = method.model_copy(update={"sharing": "all", "modality": "both"})
-    config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
-    work = GroupWork(id="shared", tasks=tuple(data), method=shared, directory=directory)
-    lists = ClassLists(clip)
-    digests = {task: content_digests(part.train) for task, part in data.items()}
-
-    def on_step(run: GroupRun) -> None:
-        for index, step in enumerate(_snapshot_steps(run, profile_config.snapshots)):
-            if step == run.step:
-                _take_snapshot(clip, run, lists, digests, profile_config, index, directory)
-
     if (directory / SIGNATURES).is_file():
         return directory / SIGNATURES
-    _refuse_too_large(clip, len(data), profile_config, shared)
-    _draw_microbatches(digests, training.seed, 0, profile_config)  # too few images are refused before training
+    num = profile_config.snapshots
+    probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
+    config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
+    work = GroupWork(id="shared", tasks=tuple(data), method=probe.method, directory=directory)
+
+    def on_step(run: GroupRun) -> None:
+        for index, step in enumerate(_snapshot_steps(run, num)):
+            if step == run.step:
+                _write_npz(_snapshot(directory, index), probe.measure(index, flat_prompts(run.method), step))
+
     train(
         clip,
         [work],
@@ -95,89 +76,141 @@ def profile(
         report=report,
         on_step=on_step,
         evaluate="none",
+        features=probe.features,
     )
-    return _assemble(clip, data, lists, profile_config, shared, directory)
+    return _assemble(probe, directory)
 
 
-def task_gradients(
-    clip: FrozenCLIP, method: Method, lists: ClassLists, batches: Mapping[str, TaskBatch]
-) -> TaskGradients:
-    """Every task's gradient at one shared prompt, from one pass over all tasks' images.
+def measure_at(
+    clip: FrozenCLIP,
+    data: Mapping[str, TaskData],
+    stored: Path,
+    profile_config: ProfileConfig,
+    training: TrainConfig,
+    method: MmAPConfig,
+    *,
+    directory: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+    log: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Measures tasks at the prompts in `stored`, a profile's signatures.npz; nothing is trained.
 
-    `method` is the shared prompt's, with a single copy of it for all tasks; `batches` holds a batch per task.
+    Writes signatures.npz into `directory`, as if the profile had been of these tasks with these microbatches; returns
+    its path.  With the profile's own tasks, settings and seed it is the profile's file again.  Snapshots already
+    on disk are kept; once `should_stop` turns true, `Stopped` is raised.
     """
-    tasks = list(batches)
-    edits = method.edits(tasks)
-    shared_text, shared_image = edits.text.prompts_CKMD, edits.image.prompts_CKMD
-    assert shared_text is not None and shared_image is not None and len(shared_text) == 1
-    sentences = {
-        task: (batch.captions or method.infos[task].class_names, method.infos[task].template)
-        for task, batch in batches.items()
-    }
-    distinct = list(dict.fromkeys(sentences.values()))
-    owners = [[place for place, task in enumerate(tasks) if sentences[task] == key] for key in distinct]
+    if (directory / SIGNATURES).is_file():
+        return directory / SIGNATURES
+    with np.load(stored, allow_pickle=False) as arrays:
+        prompts_SP, steps_S = arrays["prompts"], arrays["steps"]
+    num = len(prompts_SP)
+    probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
+    for index, (prompts_P, step) in enumerate(zip(prompts_SP, steps_S, strict=True)):
+        if not _snapshot(directory, index).is_file():
+            _write_npz(_snapshot(directory, index), probe.measure(index, prompts_P, int(step)))
+        log(f"snapshot {index + 1}/{num}: {profile_config.microbatches} microbatches of {len(data)} task(s) measured")
+    return _assemble(probe, directory)
 
-    # Text: one copy of the prompt per distinct class list; a task's features are a leaf of its own.
-    text_copies = _copies(shared_text, len(distinct))
-    text_U = clip.text(
-        [
-            clip.caption_list(key[0], num_prompt_tokens=edits.text.num_tokens)
-            if batches[tasks[places[0]]].captions
-            else lists[key]
-            for key, places in zip(distinct, owners, strict=True)
-        ],
-        Edits(text_copies),
-        range(len(distinct)),
-    )
-    texts = {
-        place: text.detach().requires_grad_() for text, places in zip(text_U, owners, strict=True) for place in places
-    }
 
-    # Images: one copy of the prompt per task, gathered per image.
-    image_copies = _copies(shared_image, len(tasks))
-    pixels = clip.normalise(scale_pixels(clip, np.concatenate([batch.images for batch in batches.values()])))
-    counts = [len(batch.rows) for batch in batches.values()]
-    rows = Rows.of(list(enumerate(counts)), clip.device)
-    features = clip.image(pixels, Edits(image_copies), rows).split(counts)
-    losses = torch.stack(
-        [
-            image_losses(
-                method.infos[task].kind,
-                method.task_logits(task, features[place], texts[place]),
-                torch.from_numpy(batches[task].labels).to(clip.device),
-            ).mean()
-            for place, task in enumerate(tasks)
+class _Probe:
+    """Reads the gradients of the same tasks at one prompt after another."""
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        data: Mapping[str, TaskData],
+        config: ProfileConfig,
+        training: TrainConfig,
+        method: MmAPConfig,
+        *,
+        num_snapshots: int,
+        should_stop: Callable[[], bool],
+    ):
+        """ValueError where the file would be too large, or a task has too few images for the microbatches."""
+        self.method = method.model_copy(update={"sharing": "all", "modality": "both"})
+        self.num_snapshots = num_snapshots
+        self._clip, self._data, self._config, self._seed = clip, data, config, training.seed
+        self._should_stop = should_stop
+        self._lists = ClassLists(clip)
+        _refuse_too_large(clip, len(data), num_snapshots, config, self.method)
+        self._digests = {task: content_digests(part.train) for task, part in data.items()}
+        self._draw(0)
+        self.features = FeatureCache(clip)
+        self._prompt = StoredPrompt(clip, task_infos(data), self.method)
+        if self._prompt.needs_fit:
+            found = task_features(self.features, self._lists, self._prompt, data, training, self._check)
+            self._prompt.fit(found.__getitem__)
+
+    def measure(self, snapshot: int, prompts_P: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        """Arrays of one snapshot: gradients [R, T, P], losses and counts [R, T], and where they were taken."""
+        self._prompt.place(prompts_P)
+        parts = self._draw(snapshot)
+        gradients, losses, counts = [], [], []
+        for microbatch in range(self._config.microbatches):
+            measured = []
+            for block in _blocks(parts):
+                self._check()
+                batches = {task: _batch(self._data[task], parts[task][microbatch]) for task in block}
+                measured.append(task_gradients(self._clip, self._prompt, self._lists, batches))
+            gradients.append(torch.cat([part.gradients for part in measured]).cpu().numpy())
+            losses.append(torch.cat([part.losses for part in measured]).cpu().numpy())
+            counts.append([len(parts[task][microbatch]) for task in self._data])
+        return {
+            "gradients": np.stack(gradients),
+            "losses": np.stack(losses),
+            "counts": np.array(counts),
+            "steps": np.array(step),
+            "prompts": prompts_P,
+        }
+
+    def describe(self) -> dict[str, np.ndarray]:
+        """Arrays about the tasks that no prompt changes: what signature-free affinities need, and the parts of P."""
+        names, offsets = _prompt_blocks(self._clip, self.method)
+        images = [
+            encode_images(self._clip, part.train.images[:CENTROID_IMAGES], NO_EDITS) for part in self._data.values()
         ]
-    )
-    leaves = [texts[place] for place in range(len(tasks))]
-    image_gradients, *text_leaf_gradients = torch.autograd.grad(losses.sum(), [image_copies, *leaves])
+        return {
+            "task_names": np.array(list(self._data)),
+            "text_centroids": np.stack([_centroid(self._texts(part)) for part in self._data.values()]),
+            "image_centroids": np.stack([_centroid(features) for features in images]),
+            "block_names": names,
+            "block_offsets": offsets,
+        }
 
-    # Text again: the k-th task of every list goes back through the text tower together.
-    rounds = max(len(places) for places in owners)
-    text_gradients = torch.zeros(len(tasks), *shared_text.shape[1:], device=clip.device)
-    for turn in range(rounds):
-        active = [(index, places[turn]) for index, places in enumerate(owners) if turn < len(places)]
-        (gradients,) = torch.autograd.grad(
-            [text_U[index] for index, _ in active],
-            text_copies,
-            [text_leaf_gradients[place] for _, place in active],
-            retain_graph=turn < rounds - 1,
-        )
-        for index, place in active:
-            text_gradients[place] = gradients[index]
-    flat = torch.cat([text_gradients.flatten(1), image_gradients.flatten(1)], dim=1)
-    return TaskGradients(gradients=flat, losses=losses.detach())
+    def _draw(self, snapshot: int) -> dict[str, list[np.ndarray]]:
+        num, size = self._config.microbatches, self._config.microbatch_size
+        return {
+            task: microbatches(of_task, task, seed=self._seed, snapshot=snapshot, num=num, size=size)
+            for task, of_task in self._digests.items()
+        }
+
+    def _texts(self, data: TaskData) -> torch.Tensor:
+        """Zero-shot features of a task's classes, or of the first captions of a retrieval task.  [K, E]"""
+        if data.class_names:
+            return self._lists.frozen(data.class_names, data.template)
+        with torch.no_grad():
+            texts = [texts[0] for texts in data.train.captions[:CENTROID_IMAGES]]
+            return self._clip.text([self._clip.caption_list(texts)])[0]
+
+    def _check(self) -> None:
+        if self._should_stop():
+            raise Stopped
 
 
-def _flat_prompts(method: Method) -> np.ndarray:
-    """The shared prompt itself, in the order of a signature.  [P]"""
-    edits = method.edits(method.tasks)
-    prompts = [edits.text.prompts_CKMD, edits.image.prompts_CKMD]
-    return torch.cat([part[0].detach().flatten() for part in prompts if part is not None]).cpu().numpy()
+def _assemble(probe: _Probe, directory: Path) -> Path:
+    """One file from the snapshots, which are then gone."""
+    parts = [dict(np.load(_snapshot(directory, index))) for index in range(probe.num_snapshots)]
+    arrays = probe.describe()
+    for name in ("gradients", "losses", "counts", "steps", "prompts"):
+        arrays[name] = np.stack([part[name] for part in parts])
+    _write_npz(directory / SIGNATURES, arrays)
+    for index in range(probe.num_snapshots):
+        _snapshot(directory, index).unlink()
+    return directory / SIGNATURES
 
 
-def _copies(shared: torch.Tensor, num: int) -> torch.Tensor:
-    return shared.detach().expand(num, *shared.shape[1:]).clone().requires_grad_()
+def _snapshot(directory: Path, index: int) -> Path:
+    return directory / f"snapshot-{index:03d}.npz"
 
 
 def _snapshot_steps(run: GroupRun, num: int) -> list[int]:
@@ -186,59 +219,15 @@ def _snapshot_steps(run: GroupRun, num: int) -> list[int]:
     return [first + round((run.num_steps - first) * (index + 1) / num) for index in range(num)]
 
 
-def _take_snapshot(
-    clip: FrozenCLIP,
-    run: GroupRun,
-    lists: ClassLists,
-    digests: Mapping[str, Sequence[bytes]],
-    config: ProfileConfig,
-    index: int,
-    directory: Path,
-) -> None:
-    parts = _draw_microbatches(digests, run.config.seed, index, config)
-    gradients, losses, counts = [], [], []
-    for microbatch in range(config.microbatches):
-        measured = [
-            task_gradients(
-                clip, run.method, lists, {task: _batch(run.data[task], parts[task][microbatch]) for task in block}
-            )
-            for block in _blocks(run.work.tasks, parts)
-        ]
-        gradients.append(torch.cat([part.gradients for part in measured]).cpu().numpy())
-        losses.append(torch.cat([part.losses for part in measured]).cpu().numpy())
-        counts.append([len(parts[task][microbatch]) for task in run.work.tasks])
-    _write_npz(
-        directory / f"snapshot-{index:03d}.npz",
-        {
-            "gradients": np.stack(gradients),
-            "losses": np.stack(losses),
-            "counts": np.array(counts),
-            "steps": np.array(run.step),
-            "prompts": _flat_prompts(run.method),
-        },
-    )
-
-
 def _batch(data: TaskData, rows: np.ndarray) -> TaskBatch:
     return TaskBatch(data.name, data.train, rows, np.zeros_like(rows), None, len(rows))
 
 
-def _draw_microbatches(
-    digests: Mapping[str, Sequence[bytes]], seed: int, snapshot: int, config: ProfileConfig
-) -> dict[str, list[np.ndarray]]:
-    return {
-        task: microbatches(
-            of_task, task, seed=seed, snapshot=snapshot, num=config.microbatches, size=config.microbatch_size
-        )
-        for task, of_task in digests.items()
-    }
-
-
-def _blocks(tasks: Sequence[str], parts: Mapping[str, list[np.ndarray]]) -> list[list[str]]:
+def _blocks(parts: Mapping[str, list[np.ndarray]]) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
     size = 0
-    for task in tasks:
-        count = len(parts[task][0])
+    for task, sets in parts.items():
+        count = len(sets[0])
         if blocks[-1] and size + count > IMAGES_PER_PASS:
             blocks.append([])
             size = 0
@@ -247,44 +236,9 @@ def _blocks(tasks: Sequence[str], parts: Mapping[str, list[np.ndarray]]) -> list
     return blocks
 
 
-def _assemble(
-    clip: FrozenCLIP,
-    data: Mapping[str, TaskData],
-    lists: ClassLists,
-    config: ProfileConfig,
-    method: MmAPConfig,
-    directory: Path,
-) -> Path:
-    """One file from the snapshots, with what signature-free affinities need beside them."""
-    snapshots = [dict(np.load(directory / f"snapshot-{index:03d}.npz")) for index in range(config.snapshots)]
-    names, offsets = _prompt_blocks(clip, method)
-    images = {task: encode_images(clip, part.train.images[:CENTROID_IMAGES], NO_EDITS) for task, part in data.items()}
-    arrays = {
-        "task_names": np.array(list(data)),
-        "text_centroids": np.stack([_centroid(_texts(clip, lists, part)) for part in data.values()]),
-        "image_centroids": np.stack([_centroid(images[task]) for task in data]),
-        "block_names": names,
-        "block_offsets": offsets,
-    }
-    for name in ("gradients", "losses", "counts", "steps", "prompts"):
-        arrays[name] = np.stack([snapshot[name] for snapshot in snapshots])
-    _write_npz(directory / SIGNATURES, arrays)
-    for index in range(config.snapshots):
-        (directory / f"snapshot-{index:03d}.npz").unlink()
-    return directory / SIGNATURES
-
-
-def _texts(clip: FrozenCLIP, lists: ClassLists, data: TaskData) -> torch.Tensor:
-    """Zero-shot features of a task's classes, or of the first captions of a retrieval task.  [K, E]"""
-    if data.class_names:
-        return lists.frozen(data.class_names, data.template)
-    with torch.no_grad():
-        return clip.text([clip.caption_list([texts[0] for texts in data.train.captions[:CENTROID_IMAGES]])])[0]
-
-
 def _prompt_blocks(clip: FrozenCLIP, method: MmAPConfig) -> tuple[np.ndarray, np.ndarray]:
     """Names and offsets of the parts of P: one per tower and layer, [blocks] and [blocks + 1]."""
-    depth = prompted_layers("mmap", method.depth, min(clip.text.layers, clip.image.layers), towers="both towers have")
+    depth = num_layers(clip, method)
     towers = (("text", clip.text.width), ("image", clip.image.width))
     names = [f"{tower}.{layer}" for tower, _ in towers for layer in range(depth)]
     sizes = [method.num_tokens * width for _, width in towers for _ in range(depth)]
@@ -296,14 +250,16 @@ def _centroid(features: torch.Tensor) -> np.ndarray:
     return F.normalize(features, dim=-1).mean(dim=0).cpu().numpy()
 
 
-def _refuse_too_large(clip: FrozenCLIP, num_tasks: int, config: ProfileConfig, method: MmAPConfig) -> None:
+def _refuse_too_large(
+    clip: FrozenCLIP, num_tasks: int, num_snapshots: int, config: ProfileConfig, method: MmAPConfig
+) -> None:
     numbers = int(_prompt_blocks(clip, method)[1][-1])
-    size = 4 * config.snapshots * config.microbatches * num_tasks * numbers
-    if size > LARGEST_FILE:
+    size = 4 * num_snapshots * config.microbatches * num_tasks * numbers
+    if size > LARGEST_SIGNATURES:
         raise ValueError(
-            f"profile: signatures of {num_tasks} tasks x {config.snapshots} snapshots x {config.microbatches} "
+            f"profile: signatures of {num_tasks} tasks x {num_snapshots} snapshots x {config.microbatches} "
             f"microbatches x "
-            f"{numbers} numbers take {size / 1024**3:.1f} GiB; at most {LARGEST_FILE // 1024**3} GiB are kept. "
+            f"{numbers} numbers take {size / 1024**3:.1f} GiB; at most {LARGEST_SIGNATURES // 1024**3} GiB are kept. "
             "Use fewer snapshots or microbatches, or a smaller method.depth or method.num_tokens."
         )
 

@@ -23,10 +23,11 @@ from workers.training.batches import TaskBatch, draw_batch, number_texts, scale_
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists
+from workers.training.gradients import task_gradients
 from workers.training.kinds import image_losses, measure
 from workers.training.results import GroupResult
 from workers.training.run import GroupRun, GroupWork
-from workers.training.signatures import profile, task_gradients
+from workers.training.signatures import profile
 from workers.training.train import train
 
 MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))

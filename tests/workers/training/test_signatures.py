@@ -18,7 +18,8 @@ from workers.methods.method import Method, TaskInfo
 from workers.training.batches import TaskBatch, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.forward import ClassLists
-from workers.training.signatures import SIGNATURES, profile, task_gradients
+from workers.training.gradients import task_gradients
+from workers.training.signatures import SIGNATURES, measure_at, profile
 from workers.training.train import Stopped
 
 MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
@@ -148,3 +149,75 @@ def test_no_microbatch_is_empty():
     for snapshot in range(20):
         sets = microbatches([bytes([row]) for row in range(5)], "t", seed=0, snapshot=snapshot, num=4, size=8)
         assert sorted(row for part in sets for row in part) == [0, 1, 2, 3, 4] and all(len(part) for part in sets)
+
+
+def test_the_tasks_of_a_profile_measured_again_are_its_file_again(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    again = measure_at(tiny_clip, tasks, path, PROFILE, TRAINING, MMAP, directory=tmp_path / "again")
+    a, b = np.load(path), np.load(again)
+    assert a.files == b.files
+    assert all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def test_a_task_measured_late_is_measured_as_if_it_had_been_there(
+    tiny_clip: FrozenCLIP, mixed_tasks: dict[str, TaskData], tmp_path: Path
+):
+    """Of every kind: whoever else is measured, and whatever the shared prompt's training learned for the task."""
+    path = profile(tiny_clip, mixed_tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    known = np.load(path)
+    for place, (name, task) in enumerate(mixed_tasks.items()):
+        late = np.load(
+            measure_at(tiny_clip, {name: task}, path, PROFILE, TRAINING, MMAP, directory=tmp_path / f"late-{name}")
+        )
+        there = known["gradients"][:, :, place]
+        assert np.abs(late["gradients"][:, :, 0] - there).max() <= 1e-5 * np.abs(there).max(), name
+        np.testing.assert_allclose(late["losses"][:, :, 0], known["losses"][:, :, place], rtol=1e-5)
+        np.testing.assert_allclose(late["text_centroids"][0], known["text_centroids"][place], atol=1e-6)
+        np.testing.assert_allclose(late["image_centroids"][0], known["image_centroids"][place], atol=1e-6)
+        assert np.array_equal(late["counts"][:, :, 0], known["counts"][:, :, place])
+        assert np.array_equal(late["prompts"], known["prompts"]) and np.array_equal(late["steps"], known["steps"])
+
+
+def test_more_microbatches_are_taken_at_the_same_prompts(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    more = PROFILE.model_copy(update={"microbatches": 4})
+    a = np.load(path)
+    b = np.load(measure_at(tiny_clip, tasks, path, more, TRAINING, MMAP, directory=tmp_path / "more"))
+    assert b["gradients"].shape == (2, 4, *a["gradients"].shape[2:])
+    assert np.array_equal(a["prompts"], b["prompts"]) and np.array_equal(a["steps"], b["steps"])
+    assert (b["counts"].sum(axis=1) >= a["counts"].sum(axis=1)).all()
+    assert (b["counts"].sum(axis=1) > a["counts"].sum(axis=1)).any()
+
+
+def test_a_stopped_measuring_goes_on_to_the_same_bytes(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    told: list[str] = []
+    with pytest.raises(Stopped):
+        measure_at(
+            tiny_clip,
+            tasks,
+            path,
+            PROFILE,
+            TRAINING,
+            MMAP,
+            directory=tmp_path / "again",
+            should_stop=lambda: bool(told),
+            log=told.append,
+        )
+    assert [file.name for file in (tmp_path / "again").iterdir()] == ["snapshot-000.npz"]
+    again = measure_at(tiny_clip, tasks, path, PROFILE, TRAINING, MMAP, directory=tmp_path / "again")
+    a, b = np.load(path), np.load(again)
+    assert all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def test_prompts_of_another_shape_are_refused(tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    other = MMAP.model_copy(update={"depth": 1})
+    with pytest.raises(ValueError, match=r"stored prompts have shape \[192\]; this backbone and method have 96"):
+        measure_at(tiny_clip, tasks, path, PROFILE, TRAINING, other, directory=tmp_path / "other")
