@@ -34,8 +34,8 @@ from workers.training.config import TrainConfig
 from workers.training.distributed import Ranks
 from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists
-from workers.training.run import GroupRun, GroupWork
 from workers.training.gradients import task_gradients
+from workers.training.run import GroupRun, GroupWork
 from workers.training.train import train_step
 
 ADJECTIVES = ("", "small ", "red ", "wooden ", "old ")

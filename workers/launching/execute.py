@@ -12,10 +12,10 @@ import torch
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData, load_task
 from workers.launching.board import Outcome
-from workers.launching.work import PassWork, ProfileWork, ValidateWork, Work
+from workers.launching.work import MeasureWork, PassWork, ProfileWork, ValidateWork, Work
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
-from workers.training.signatures import profile
+from workers.training.signatures import measure_at, profile
 from workers.training.train import GroupWork, Stopped, check_method, train
 
 ClipCache = dict[tuple[str, str], FrozenCLIP]
@@ -53,6 +53,19 @@ def execute(
             for method in work.methods:
                 check_method(clip, method, data)
             return {"tasks": [describe(found) for found in data.values()]}
+        case MeasureWork():
+            path = measure_at(
+                clip,
+                data,
+                work.stored,
+                work.profile,
+                work.training,
+                work.method,
+                directory=work.directory,
+                should_stop=should_stop,
+                log=log,
+            )
+            return {"signatures": str(path)}
         case ProfileWork():
             path = profile(
                 clip,

@@ -17,7 +17,7 @@ from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
 
-Kind = Literal["validate", "shared", "search", "plan", "all", "alone", "zero_shot", "trial"]
+Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial"]
 """What a group is for: stages of one unit each, the plan's groups, the three baselines, and short trials of groups."""
 
 
@@ -87,6 +87,14 @@ class ProfileWork(Work):
     training: TrainConfig
     method: MmAPConfig
     directory: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureWork(ProfileWork):
+    """Trains nothing: records the signatures of its tasks under `directory`, at the prompts that a profile stored."""
+
+    stored: Path
+    """The profile's signatures.npz."""
 
 
 @dataclass(frozen=True, kw_only=True)
