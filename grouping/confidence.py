@@ -100,10 +100,11 @@ def confidence(
     rand = float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(labels_NT, 2)]))
     pairs = together_TT[np.triu_indices(len(names), k=1)]
     low, high = np.quantile(similarities, [0.025, 0.975], axis=0)
+    unsplit = sum(not set(names).isdisjoint(tasks) for tasks in groups) == 1 and bool(together_TT.min() < 1)
     word: Literal["refuse", "usable", "firm"] = "firm" if rand >= FIRM else "usable" if rand >= USABLE else "refuse"
     return Confidence(
         word=word,
-        sentence=_sentence(word, rand),
+        sentence=_sentence(word, rand, unsplit=unsplit),
         rand_index=rand,
         ambiguous=float(((pairs > AMBIGUOUS[0]) & (pairs < AMBIGUOUS[1])).mean()),
         task_names=names,
@@ -176,10 +177,17 @@ def _tasks(together_TT: np.ndarray, names: Sequence[str], groups: Sequence[Seque
     return said
 
 
-def _sentence(word: str, rand: float) -> str:
+def _sentence(word: str, rand: float, *, unsplit: bool) -> str:
     words = {
         "firm": "The groups are firm: other data of the same tasks would give almost the same ones",
         "usable": "The groups are usable: the tasks' margins say which of them other data could move",
         "refuse": "The groups are not to be relied on: other data of the same tasks would give others",
     }
+    if unsplit:
+        kept = "although the plan keeps one group"
+        words = {
+            "firm": f"Other data of the same tasks would split them almost the same way each time, {kept}",
+            "usable": f"Other data of the same tasks would split them in ways that resemble each other, {kept}",
+            "refuse": "No split is to be relied on: other data would give others, so one group is safe",
+        }
     return f"{words[word]} (bootstrap ARI {rand:.2f})."

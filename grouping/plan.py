@@ -2,7 +2,8 @@
 
 The steps, in order: set aside tasks without a usable gradient; measure similarities; look for structure and a
 threshold; partition; compare with one group for all and with everybody alone; ask a second solver; explain. Tasks are
-sorted by name first, so the same measurements give the same plan in whatever order they arrive.
+sorted by name first, so the same measurements give the same plan in whatever order they arrive. `explained` puts any
+groups of measured tasks in the same form; `grouping/given.py` does so for groups that nobody had to look for.
 """
 
 # S snapshots, R microbatches, T tasks, P parameters of the generated prompts; U units (fused tasks)
@@ -21,12 +22,15 @@ from grouping.group_ids import group_ids
 from grouping.links import check_links, fuse
 from grouping.measurement import Measurement, TaskFacts, check_names, measure
 from grouping.outline import Origin, PlanOutline
+from grouping.partition import Partition
 from grouping.reasons import (
     PlanGroup,
     TaskReason,
     explain_groups,
     explain_tasks,
+    explain_unmeasured,
     leaf_order,
+    set_aside,
     summarise,
 )
 from grouping.similarity import Similarity
@@ -48,6 +52,20 @@ class SecondOpinion(BaseModel):
     """Its value of the plan's objective."""
     gap: float | None
     """Relative distance to the proven optimum (0 = proven best); null for a solver that proves nothing."""
+
+    @classmethod
+    def of(cls, second: Partition, chosen_T: np.ndarray, usable: Sequence[str]) -> "SecondOpinion":
+        """That partition of the usable tasks beside the chosen one."""
+        groups = [
+            [usable[int(t)] for t in np.flatnonzero(second.labels == label)] for label in np.unique(second.labels)
+        ]
+        return cls(
+            solver=second.solver,
+            groups=sorted(groups),
+            agreement=float(adjusted_rand_score(chosen_T, second.labels)),
+            objective=second.objective,
+            gap=second.gap,
+        )
 
 
 class Plan(BaseModel):
@@ -84,7 +102,8 @@ class Plan(BaseModel):
     verdict: Verdict | None = None
     """Whether the gradients show groups, and whether they can; null where nothing could be compared."""
     solver: str | None = None
-    """What found the groups: `spectral`, `exact`, `local search`, `subsets`, `average linkage`, `one group`, ..."""
+    """What found the groups: `spectral`, `exact`, `local search`, `subsets`, `average linkage`, `one group`, ..., or
+    `given` for groups that nobody had to look for."""
     gap: float | None = None
     """Relative distance to the proven optimum of the objective; null where nothing was proven."""
 
@@ -133,7 +152,8 @@ def plan_from(
     names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
     check_links(config, names)
     if not usable:
-        return _unmeasured(names, config, bad)
+        summary = "No task has a usable gradient, so nothing could be measured and every task trains alone."
+        return unmeasured(measurement, _name_groups([], bad), config, origin="gradients", summary=summary)
     measured = affinity(measurement, config.similarity, seed=config.seed)
     # Fused over all tasks: a link may run through a task without a gradient, which then joins its partners' group.
     units = [unit for unit in fuse(config, sorted(names)) if any(name in usable for name in unit)]
@@ -141,14 +161,37 @@ def plan_from(
     groups = _name_groups(
         [[name for unit in members for name in unit] for members in decision.groups(units)], bad, previous
     )
-    reasons = explain_tasks(names, groups, usable, measured, decision, bad, measurement)
-    return Plan(
+    return explained(
+        measurement,
+        groups,
+        measured,
+        decision,
+        config,
         origin="gradients",
         summary=summarise(groups, usable, decision, bad, config),
+    )
+
+
+def explained(
+    measurement: Measurement,
+    groups: Mapping[str, list[str]],
+    measured: Similarity,
+    decision: Decision,
+    config: GroupingConfig,
+    *,
+    origin: Origin,
+    summary: str,
+) -> Plan:
+    """These groups of all tasks, with the numbers and reasons that the measurement has for them."""
+    names, bad, usable = list(measurement.task_names), measurement.excluded, list(measurement.usable)
+    second = decision.second
+    return Plan(
+        origin=origin,
+        summary=summary,
         task_names=names,
         num_groups=len(groups),
         groups=explain_groups(groups, usable, measured, bad),
-        tasks=reasons,
+        tasks=explain_tasks(names, groups, usable, measured, decision, bad, measurement),
         order=[*leaf_order(usable, measured.similarity_TT), *sorted(bad)],
         similarity=_matrix(measured.similarity_TT, usable, names),
         standard_error=_matrix(measured.standard_error_TT, usable, names),
@@ -156,13 +199,28 @@ def plan_from(
         reliability=_row(measured, usable, names),
         threshold=decision.threshold,
         objective=decision.objective,
-        second_opinion=_second_opinion(decision, usable),
+        second_opinion=None if second is None else SecondOpinion.of(second, decision.labels_T, usable),
         excluded={name: bad[name] for name in names if name in bad},
         settings=config,
         verdict=decision.verdict,
         solver=decision.solver,
         gap=decision.gap,
     )
+
+
+def unmeasured(
+    measurement: Measurement, groups: Mapping[str, list[str]], config: GroupingConfig, *, origin: Origin, summary: str
+) -> Plan:
+    """These groups where no task has a usable gradient: an honest plan without numbers."""
+    bad = measurement.excluded
+    tasks = explain_unmeasured(measurement.task_names, groups, bad, given=origin != "gradients")
+    reasons = [
+        PlanGroup(id=group, tasks=list(members), cohesion=None, reason=set_aside(members, bad))
+        for group, members in groups.items()
+    ]
+    changes = {"origin": origin, "summary": summary, "tasks": tasks, "groups": reasons, "num_groups": len(groups)}
+    plan = trivial_plan(measurement.task_names, "alone")
+    return plan.model_copy(update={**changes, "excluded": bad, "settings": config})
 
 
 def trivial_plan(task_names: Sequence[str], origin: Literal["alone", "all"]) -> Plan:
@@ -210,34 +268,6 @@ def _name_groups(
     seated = {name for tasks in members for name in tasks}
     complete = sorted([sorted(tasks) for tasks in members] + [[name] for name in bad if name not in seated])
     return dict(zip(group_ids(complete, previous), complete, strict=True))
-
-
-def _unmeasured(names: list[str], config: GroupingConfig, bad: dict[str, str]) -> Plan:
-    """No task has a usable gradient: an honest plan without numbers."""
-    groups = _name_groups([], bad)
-    plan = trivial_plan(names, "alone")
-    summary = "No task has a usable gradient, so nothing could be measured and every task trains alone."
-    sentences = [
-        reason.model_copy(update={"sentence": f"{reason.task} trains alone: {bad[reason.task]}."})
-        for reason in plan.tasks
-    ]
-    named = [
-        PlanGroup(id=group, tasks=tasks, cohesion=None, reason=f"Set aside: {bad[tasks[0]]}.")
-        for group, tasks in groups.items()
-    ]
-    changes = {"origin": "gradients", "summary": summary, "tasks": sentences, "groups": named}
-    return plan.model_copy(update={**changes, "excluded": bad, "settings": config})
-
-
-def _second_opinion(decision: Decision, usable: list[str]) -> SecondOpinion | None:
-    second = decision.second
-    if second is None:
-        return None
-    groups = [[usable[t] for t in np.flatnonzero(second.labels == label)] for label in np.unique(second.labels)]
-    agreement = float(adjusted_rand_score(decision.labels_T, second.labels))
-    return SecondOpinion(
-        solver=second.solver, groups=sorted(groups), agreement=agreement, objective=second.objective, gap=second.gap
-    )
 
 
 def _matrix(values: np.ndarray | None, usable: list[str], names: list[str]) -> list[list[float | None]] | None:
