@@ -4,13 +4,14 @@ Reads only.  Knows no HTTP: the API hands these on as they are.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from service import wire
-from service.artifacts import JobFiles, plan_path
+from service.artifacts import JobFiles, plan_path, review_path
 from service.errors import PlanNotFound
+from service.gains import read_gains
+from service.plan_views import plan_facts, similarity, task_reasons
 from service.records import Job, standing_plan
 from service.settings import Settings
 from service.store import Store
@@ -54,22 +55,26 @@ class Views:
     def groups(self, job_id: str) -> wire.Groups:
         """Every group, with the plan's reasons once there is a plan."""
         rows = self._store.groups(job_id)
-        standing = standing_plan(self._store.plans(job_id))
-        plan = self.plan(job_id, standing.number) if standing else None
-        reasons = {group["id"]: group for group in plan["groups"]} if plan else {}
+        chosen = standing_plan(self._store.plans(job_id))
+        if chosen is None:
+            return wire.Groups(groups=[wire.Group.model_validate(row) for row in rows], tasks=[])
+        plan, review = self.plan(job_id, chosen.number), self._review(job_id, chosen.number)
+        told = {group["id"]: group for group in plan["groups"]}
         groups = []
         for row in rows:
-            told = reasons.get(row.id, {}) if row.kind == "plan" else {}
-            more = {"cohesion": told.get("cohesion"), "why": told.get("reason")}
+            found = told.get(row.id, {}) if row.kind == "plan" else {}
+            more = {"cohesion": found.get("cohesion"), "why": found.get("reason")}
             groups.append(wire.Group.model_validate(row).model_copy(update=more))
-        if plan and standing and not any(row.kind == "plan" for row in rows):
-            groups = [*(_planned(group, standing.created_at) for group in plan["groups"]), *groups]
+        if not any(row.kind == "plan" for row in rows):
+            groups = [*(_planned(group, chosen.created_at) for group in plan["groups"]), *groups]
         groups.sort(key=lambda group: group.kind != "plan")
-        return wire.Groups(groups=groups, tasks=_reasons(plan["tasks"]) if plan else [])
+        facts = plan_facts(chosen.outline, plan, review, number=chosen.number, approved=chosen.approved)
+        return wire.Groups(groups=groups, tasks=task_reasons(plan, review), plan=facts)
 
     def similarity(self, job_id: str) -> wire.Similarity:
         """The matrices of the plan that trains, else of the newest.  PlanNotFound before there is one."""
-        return wire.Similarity.model_validate(self.plan(job_id))
+        chosen = standing_plan(self._store.plans(job_id))
+        return similarity(self.plan(job_id), None if chosen is None else self._review(job_id, chosen.number))
 
     def plan(self, job_id: str, number: int | None = None) -> dict[str, Any]:
         """A plan as it was written; without a number the one that trains, else the newest.  PlanNotFound."""
@@ -110,7 +115,11 @@ class Views:
                     all=scores["all"],
                 )
             )
-        return wire.Results(results=[wire.Result.model_validate(row) for row in rows], table=table)
+        return wire.Results(
+            results=[wire.Result.model_validate(row) for row in rows],
+            table=table,
+            gains=read_gains(self.files(job_id)),
+        )
 
     def artifacts(self, job_id: str) -> wire.ArtifactList:
         """Every file of the job."""
@@ -131,6 +140,11 @@ class Views:
         text = self.files(job_id).read_range(f"logs/{group}.log", offset, limit)
         end = text.rfind(b"\n") + 1
         return text[:end] if end and len(text) == limit else text
+
+    def _review(self, job_id: str, number: int) -> dict[str, Any] | None:
+        """What was found out about a plan since it was made; None until then."""
+        files = self.files(job_id)
+        return files.read_json(review_path(number)) if files.exists(review_path(number)) else None
 
 
 def _summary(job: Job) -> wire.JobSummary:
@@ -158,7 +172,3 @@ def _planned(group: dict[str, Any], now: Any) -> wire.Group:
         why=group.get("reason"),
         updated_at=now,
     )
-
-
-def _reasons(tasks: Sequence[dict[str, Any]]) -> list[wire.TaskReason]:
-    return [wire.TaskReason.model_validate(task) for task in tasks]

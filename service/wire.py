@@ -9,15 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.message import Message
 from service.spec import JobSpec
 from service.states import TERMINAL, Desired, JobState
+from service.wire_why import PlanFacts, TaskReason
 from workers.data.config import TaskKind
-
-
-class Message(BaseModel):
-    """A part of an answer."""
-
-    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
 
 
 class JobSummary(Message):
@@ -124,32 +120,6 @@ class EventPage(Message):
     """Those with a number above `after`."""
 
 
-class Neighbour(Message):
-    """Another task, seen from one."""
-
-    task: str
-    """Its name."""
-    similarity: float
-    """Agreement of the two signatures."""
-    standard_error: float | None = None
-    """How sure that is."""
-
-
-class TaskReason(Message):
-    """Why a task is where it is."""
-
-    task: str
-    """Its name."""
-    group: str
-    """Its group."""
-    nearest: list[Neighbour] = []
-    """The tasks it agrees with most."""
-    margin: float | None = None
-    """How much better its own group fits than the next best."""
-    sentence: str = ""
-    """The reason in words."""
-
-
 class Group(Message):
     """Tasks that train together, and how far they are."""
 
@@ -190,6 +160,8 @@ class Groups(Message):
     """Empty until the job has a plan."""
     tasks: list[TaskReason]
     """Empty until the job has a plan."""
+    plan: PlanFacts | None = None
+    """How the plan came about and how sure it is; null until there is one."""
 
 
 class Similarity(Message):
@@ -199,14 +171,20 @@ class Similarity(Message):
     """Rows and columns."""
     order: list[str]
     """The same names, similar ones side by side (the leaves of the dendrogram)."""
-    similarity: list[list[float]] | None
-    """What the groups were read from."""
-    standard_error: list[list[float]] | None = None
+    similarity: list[list[float | None]] | None
+    """What the groups were read from; null for tasks without a usable gradient."""
+    standard_error: list[list[float | None]] | None = None
     """How sure each entry is."""
-    cosine: list[list[float]] | None = None
+    cosine: list[list[float | None]] | None = None
     """Plain mean cosines, for comparison."""
-    reliability: list[float] | None = None
+    reliability: list[float | None] | None = None
     """Per task: how much of its signature is signal."""
+    together: list[list[float | None]] | None = None
+    """Co-association: share of resamples in which two tasks share a group; null until the review is there."""
+    low: list[list[float | None]] | None = None
+    """2.5 % quantile of each similarity over the resamples."""
+    high: list[list[float | None]] | None = None
+    """97.5 % quantile."""
 
 
 class Metric(Message):
@@ -309,7 +287,7 @@ class Results(Message):
     """As they were measured."""
     table: list[Comparison]
     """One row a task, in the order of the job."""
-    gains: list[Gain] = []
+    gains: list[Gain] = Field(default_factory=list)
     """What the groups gained over each baseline, means first; empty until the job is published."""
 
 
@@ -344,7 +322,7 @@ class TaskCheck(Message):
     """Captions found, of a retrieval task."""
     num_images: int | None = None
     """Images found."""
-    class_names: list[str] = []
+    class_names: list[str] = Field(default_factory=list)
     """The first 20, as they go into the template."""
     problem: str | None = None
     """What is wrong with it, and what to do."""

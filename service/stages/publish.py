@@ -2,13 +2,16 @@
 
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from service import wire
 from service.curves import Curve
+from service.gains import ARTIFACT as GAINS
+from service.gains import gains
 from service.report import render_report
 from service.report_inputs import GroupRun, ReportInputs, ReportJob, TaskScores
 from service.stages.group import read_plan
@@ -20,7 +23,7 @@ from service.states import JobState
 from service.store import Metric
 from workers.bundle_files import MANIFEST, BundleGroup, BundleTask, write_bundle
 from workers.data.config import METRICS
-from workers.training.results import GroupResult
+from workers.training.results import GroupResult, TaskResult
 
 FOLDER = "bundle"
 DISTRIBUTIONS = ("torch", "open_clip_torch", "numpy", "safetensors")
@@ -37,13 +40,16 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     if trained.failures:
         reasons = "; ".join(f"{group}: {why}" for group, why in trained.failures.items())
         to, reason = JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
+    gained = _gains(trained)
+    told = run.files.write_json(GAINS, [gain.model_dump() for gain in gained])
     versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
     documents = {
         "spec.json": run.spec.model_dump_json(indent=1),
         "plan.json": read_plan(run).model_dump_json(indent=1),
         "datasets.json": json.dumps(found, indent=1, allow_nan=False),
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
-        "report.html": render_report(report_inputs(run, trained, found, versions=versions)),
+        "gains.json": told.read_text(),
+        "report.html": render_report(report_inputs(run, trained, found, gained=gained, versions=versions)),
     }
     if run.spec.search is not None:
         documents["search.json"] = run.files.read_text(SEARCH)
@@ -78,7 +84,12 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
 
 
 def report_inputs(
-    run: JobRun, trained: Trained, found: dict[str, dict[str, Any]], *, versions: dict[str, str]
+    run: JobRun,
+    trained: Trained,
+    found: dict[str, dict[str, Any]],
+    *,
+    gained: list[wire.Gain],
+    versions: dict[str, str],
 ) -> ReportInputs:
     """What the report tells, gathered from the results, the plan and what drivers wrote along the way."""
     job = run.store.get_job(run.job)
@@ -100,7 +111,17 @@ def report_inputs(
         versions=versions,
         warnings=list(warnings),
         search=None if run.spec.search is None else run.files.read_json(SEARCH),
+        gains=gained,
+        history=run.store.plans(run.job),
     )
+
+
+def _gains(trained: Trained) -> list[wire.Gain]:
+    def results(members: Mapping[str, str]) -> dict[str, TaskResult]:
+        return {task: trained.results[id].results[task] for task, id in members.items() if id in trained.results}
+
+    units = trained.units
+    return gains(results(units.planned), {way: results(members) for way, members in units.baselines.items()})
 
 
 def _scores(task: str, trained: Trained, found: dict[str, Any]) -> TaskScores:
