@@ -12,9 +12,10 @@ from workers.clip.config import BackboneConfig
 from workers.data.config import FolderSource, ShotsSplit, TaskConfig
 from workers.data.roots import DataRoots
 from workers.launching.ray_group import NAMESPACE
-from workers.launching.work import GroupUnit, PassWork
+from workers.launching.work import GroupUnit, MeasureWork, PassWork, ProfileWork
 from workers.methods.config import MmAPConfig
-from workers.training.config import TrainConfig
+from workers.training.config import ProfileConfig, TrainConfig
+from workers.training.signatures import SIGNATURES
 
 METHOD = MmAPConfig(num_tokens=2, source_shape=(2, 2), depth=2)
 
@@ -79,3 +80,23 @@ def local_ray() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def make_profile(
+    make_pass: Callable[..., PassWork], tmp_path: Path
+) -> Callable[[str], tuple[ProfileWork, MeasureWork]]:
+    """`make_profile("job-x")`: a profile of three tasks, and the measuring of one of them at its prompts."""
+
+    def make(job: str) -> tuple[ProfileWork, MeasureWork]:
+        base = make_pass({"shared": ("art", "clipart", "photo")}, job=job)
+        profile = ProfileConfig(max_steps=2, snapshots=2, microbatches=2, microbatch_size=2)
+        common: dict[str, Any] = {name: getattr(base, name) for name in ("job", "attempt", "backbone", "roots")}
+        common |= {"cache_dir": base.cache_dir, "profile": profile, "training": base.training, "method": METHOD}
+        unit, late = GroupUnit("shared", "shared", base.groups[0].tasks, METHOD), base.tasks[1:2]
+        first = ProfileWork(**common, tasks=base.tasks, groups=(unit,), directory=tmp_path / "profile")
+        measuring = GroupUnit("measure", "measure", tuple(task.name for task in late), METHOD)
+        stored, directory = first.directory / SIGNATURES, tmp_path / "late"
+        return first, MeasureWork(**common, tasks=late, groups=(measuring,), directory=directory, stored=stored)
+
+    return make

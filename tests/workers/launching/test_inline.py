@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from workers.launching.board import GroupBoard, Outcome, Update, progress_line
@@ -65,6 +66,18 @@ def test_a_work_stopped_before_its_turn_never_begins(launcher, make_pass):
     assert drain(launcher, first)[1].kind == "stopped"
     assert drain(launcher, second)[1].kind == "stopped"
     assert not second.work.directories["g2"].exists()
+
+
+def test_a_task_is_measured_at_the_prompts_of_a_profile(launcher, make_profile):
+    profile, measuring = make_profile("job-measure")
+    for work in (profile, measuring):
+        updates, outcome = drain(launcher, launcher.start(work))
+        assert outcome.kind == "done", outcome.traceback
+    assert any("snapshot 2/2" in line for update in updates for group, line in update.lines if group == "measure")
+    known, late = (np.load(work.directory / "signatures.npz") for work in (profile, measuring))
+    assert late["task_names"].tolist() == ["clipart"]
+    there = known["gradients"][:, :, 1]
+    assert np.abs(late["gradients"][:, :, 0] - there).max() <= 1e-5 * np.abs(there).max()
 
 
 def test_data_that_changed_since_validation_are_refused_as_the_users_fault(launcher, make_pass):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.util.state import list_actors
@@ -79,6 +80,15 @@ def test_stop_reaches_a_busy_worker_which_then_serves_the_next_work(launcher, ma
     assert GroupResult.read(work.directories["g1"]) is None
     _, outcome = ended(launcher, launcher.start(make_pass({"g2": ("art",)}, job="job-stop")))
     assert outcome.kind == "done", outcome.traceback
+
+
+def test_a_task_is_measured_at_the_prompts_of_a_profile(launcher, make_profile):
+    profile, measuring = make_profile("job-measure")
+    for work in (profile, measuring):
+        updates, outcome = ended(launcher, launcher.start(work))
+        assert outcome.kind == "done", outcome.traceback
+    assert any("snapshot 2/2" in line for update in updates for group, line in update.lines if group == "measure")
+    assert np.load(measuring.directory / "signatures.npz")["task_names"].tolist() == ["clipart"]
 
 
 def test_a_killed_device_worker_is_a_failed_work_and_the_next_gets_a_new_worker(launcher, make_pass):
