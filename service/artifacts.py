@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from service.errors import ArtifactNotFound
 
+ARBITRATION = "arbitration.json"
+"""Where a job keeps what short training runs said of its groups."""
 _DRAFT = ".draft-"
 
 

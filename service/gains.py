@@ -6,11 +6,11 @@ Made once, when the job is published, from the figures per image that every fini
 
 from collections.abc import Mapping, Sequence
 
-from grouping.gains import Gain, paired_gain
-from service import wire
+from grouping.gains import paired_gain
 from service.artifacts import JobFiles
 from service.scores import by_metric
 from service.spec import Baseline
+from service.wire_gains import Gain
 from workers.training.results import TaskResult
 
 ARTIFACT = "gains.json"
@@ -18,7 +18,7 @@ _PER_IMAGE = {"mean_average_precision": "image_average_precision"}
 """A metric that is no mean over images -> the one that is compared in its place."""
 
 
-def gains(grouped: Mapping[str, TaskResult], baselines: Mapping[Baseline, Mapping[str, TaskResult]]) -> list[wire.Gain]:
+def gains(grouped: Mapping[str, TaskResult], baselines: Mapping[Baseline, Mapping[str, TaskResult]]) -> list[Gain]:
     """Over every baseline, the mean over the tasks of each metric, and every task by itself.
 
     Only tasks that finished both ways are compared.
@@ -30,30 +30,17 @@ def gains(grouped: Mapping[str, TaskResult], baselines: Mapping[Baseline, Mappin
             means = [(None, rows)] if len(rows) > 1 else []
             for task, compared in [*means, *((row.task, [row]) for row in rows)]:
                 gain = paired_gain(_images(compared), _images([others[row.task] for row in compared]))
-                found.append(_told(gain, task, baseline, _PER_IMAGE.get(metric, metric)))
+                what = {"task": task, "against": baseline, "metric": _PER_IMAGE.get(metric, metric)}
+                found.append(Gain.model_validate({**gain.model_dump(), **what}))
     return found
 
 
-def read_gains(files: JobFiles) -> list[wire.Gain]:
+def read_gains(files: JobFiles) -> list[Gain]:
     """What was written of a job's gains; empty before, and for a job that an older version finished."""
     if not files.exists(ARTIFACT):
         return []
-    return [wire.Gain.model_validate(gain) for gain in files.read_json(ARTIFACT)]
+    return [Gain.model_validate(gain) for gain in files.read_json(ARTIFACT)]
 
 
 def _images(results: Sequence[TaskResult]) -> dict[str, list[float]]:
     return {result.task: result.per_image for result in results}
-
-
-def _told(gain: Gain, task: str | None, baseline: Baseline, metric: str) -> wire.Gain:
-    return wire.Gain(
-        task=task,
-        against=baseline,
-        metric=metric,
-        gain=gain.mean,
-        low=gain.low,
-        high=gain.high,
-        num_tasks=gain.num_tasks,
-        num_images=gain.num_images,
-        spans_zero=not (gain.is_gain or gain.is_harm),
-    )

@@ -1,4 +1,4 @@
-"""A plan and its review as the outside sees them: parsed JSON in, `service.wire` messages out.
+"""A plan, its review and its trials as the outside sees them: parsed JSON in, `service.wire` messages out.
 
 The API and the report tell a plan in the same messages, so that both say the same.  Plans of older versions lack what
 was not measured then: it is left out.
@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 
 
 def plan_facts(
-    outline: PlanOutline, plan: Json, review: Json | None, *, number: int, approved: bool
+    outline: PlanOutline, plan: Json, review: Json | None, arbitration: Json | None, *, number: int, approved: bool
 ) -> wire_why.PlanFacts:
     """How the plan came about, and how sure it is."""
     found = review or {}
@@ -33,6 +33,7 @@ def plan_facts(
             "reviewed": review is not None,
             "confidence": found.get("confidence"),
             "agreements": found.get("agreements", []),
+            "arbitration": arbitration,
         }
     )
 

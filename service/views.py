@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service import wire
-from service.artifacts import JobFiles, plan_path, review_path
+from service.artifacts import ARBITRATION, JobFiles, plan_path, review_path
 from service.errors import PlanNotFound
 from service.gains import read_gains
 from service.plan_views import plan_facts, similarity, task_reasons
@@ -58,7 +58,7 @@ class Views:
         chosen = standing_plan(self._store.plans(job_id))
         if chosen is None:
             return wire.Groups(groups=[wire.Group.model_validate(row) for row in rows], tasks=[])
-        plan, review = self.plan(job_id, chosen.number), self._review(job_id, chosen.number)
+        plan, review = self.plan(job_id, chosen.number), self._json(job_id, review_path(chosen.number))
         told = {group["id"]: group for group in plan["groups"]}
         groups = []
         for row in rows:
@@ -68,13 +68,14 @@ class Views:
         if not any(row.kind == "plan" for row in rows):
             groups = [*(_planned(group, chosen.created_at) for group in plan["groups"]), *groups]
         groups.sort(key=lambda group: group.kind != "plan")
-        facts = plan_facts(chosen.outline, plan, review, number=chosen.number, approved=chosen.approved)
+        trials = self._json(job_id, ARBITRATION)
+        facts = plan_facts(chosen.outline, plan, review, trials, number=chosen.number, approved=chosen.approved)
         return wire.Groups(groups=groups, tasks=task_reasons(plan, review), plan=facts)
 
     def similarity(self, job_id: str) -> wire.Similarity:
         """The matrices of the plan that trains, else of the newest.  PlanNotFound before there is one."""
         chosen = standing_plan(self._store.plans(job_id))
-        return similarity(self.plan(job_id), None if chosen is None else self._review(job_id, chosen.number))
+        return similarity(self.plan(job_id), chosen and self._json(job_id, review_path(chosen.number)))
 
     def plan(self, job_id: str, number: int | None = None) -> dict[str, Any]:
         """A plan as it was written; without a number the one that trains, else the newest.  PlanNotFound."""
@@ -141,10 +142,10 @@ class Views:
         end = text.rfind(b"\n") + 1
         return text[:end] if end and len(text) == limit else text
 
-    def _review(self, job_id: str, number: int) -> dict[str, Any] | None:
-        """What was found out about a plan since it was made; None until then."""
+    def _json(self, job_id: str, path: str) -> dict[str, Any] | None:
+        """A file of the job that may not be there (yet)."""
         files = self.files(job_id)
-        return files.read_json(review_path(number)) if files.exists(review_path(number)) else None
+        return files.read_json(path) if files.exists(path) else None
 
 
 def _summary(job: Job) -> wire.JobSummary:

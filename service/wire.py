@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.message import Message
 from service.spec import JobSpec
 from service.states import TERMINAL, Desired, JobState
+from service.wire_gains import Gain
 from service.wire_why import PlanFacts, TaskReason
 from workers.data.config import TaskKind
 
@@ -251,33 +252,6 @@ class Comparison(Message):
     """Trained with all tasks in one group."""
     grouped: float | None
     """Trained in its group of the plan."""
-
-
-class Gain(Message):
-    """How much better the plan's groups did on test images than a baseline, with its 95 % interval.
-
-    A paired bootstrap: both ways scored the same images, which are drawn again with replacement.  It says nothing about
-    another seed or other training images.
-    """
-
-    task: str | None
-    """Null: the mean over the tasks of this metric that were trained both ways."""
-    against: Literal["zero_shot", "alone", "all"]
-    """The baseline."""
-    metric: str
-    """What is compared, one figure an image: `accuracy`, `image_average_precision` or `recall@1`."""
-    gain: float
-    """Difference of the means, -1 to 1; above 0 the groups are better."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end."""
-    num_tasks: int
-    """Tasks compared."""
-    num_images: int
-    """Test images compared."""
-    spans_zero: bool
-    """True: it cannot be told from no gain."""
 
 
 class Results(Message):

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.message import Message
+from service.wire_gains import Arbitration
 
 
 class Neighbour(Message):
@@ -172,3 +173,5 @@ class PlanFacts(Message):
     """Null until then, and where there is nothing to resample."""
     agreements: list[Agreement]
     """How the affinities agree, pair by pair; empty until then."""
+    arbitration: Arbitration | None
+    """What short training runs said of the groups; null where the job asked for none."""
