@@ -149,21 +149,20 @@ def watch(ctx: typer.Context, job: _JobId) -> None:
 
 @app.command()
 def groups(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
-    """Show how the tasks agree, who trains with whom, and why."""
+    """Show how the tasks agree, who trains with whom, why, and how sure that is."""
     with _client(ctx) as client:
         job_id = _id(client, job)
         found, matrix = client.groups(job_id), client.similarity(job_id)
     both = {"groups": found.model_dump(mode="json"), "similarity": matrix.model_dump(mode="json")}
-    tables = [show.similarity_table(matrix)] if matrix.similarity else []
-    _print(both, as_json, lambda: [*tables, show.groups_table(found), show.reasons_table(found)])
+    _print(both, as_json, lambda: show.groups_whole(found, matrix))
 
 
 @app.command()
 def results(ctx: typer.Context, job: _JobId, as_json: _Json = False) -> None:
-    """Show every task's test score under the plan and under the baselines."""
+    """Show every task's test score under the plan and under the baselines, and what the groups gained, how surely."""
     with _client(ctx) as client:
         found = client.results(_id(client, job))
-    _print(found, as_json, lambda: [show.results_table(found)])
+    _print(found, as_json, lambda: show.results_whole(found))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 from grouping.outline import PlanOutline
 from service import wire, wire_why
-from service.agreement import agreeing, by_modality, conflicting, parts_sentence, trend_words
+from service.plan_words import agreeing, by_modality, conflicting, parts_sentence, trend_words
 
 Json = Mapping[str, Any]
 

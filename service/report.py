@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from service import report_text
 from service.curves import NUM_COLOURS, Chart, Curve, chart
 from service.heat_map import heat_map, shown_order
-from service.report_inputs import BASELINES, GroupRun, ReportInputs, TaskScores
-from service.scores import LEGENDS, by_metric, points, title
+from service.report_inputs import GroupRun, ReportInputs, TaskScores
+from service.scores import LEGENDS, WAYS, by_metric, points, title
 from workers.launching.trials import words
 
 MAX_TRIALS_SHOWN = 50
@@ -54,7 +54,7 @@ def render_report(inputs: ReportInputs) -> str:
         runs=_costs(inputs.runs),
         versions=inputs.versions,
         warnings=inputs.warnings,
-        baselines={name: title for name, title in BASELINES.items() if name in inputs.job.spec.baselines},
+        baselines={name: title for name, title in WAYS.items() if name in inputs.job.spec.baselines},
         means=[_means(metric, scores) for metric, scores in by_metric(inputs.scores).items()],
         legends=LEGENDS,
         measured=[score for score in inputs.scores if len(score.metrics) > 1],
@@ -126,8 +126,8 @@ def _means(metric: str, scores: Sequence[TaskScores]) -> Means:
     return Means(
         metric=metric,
         num_tasks=len(scores),
-        scores={way: _mean([getattr(score, way) for score in scores]) for way in ("grouped", *BASELINES)},
-        differences={name: _mean([score.difference(name) for score in scores]) for name in BASELINES},
+        scores={way: _mean([getattr(score, way) for score in scores]) for way in ("grouped", *WAYS)},
+        differences={name: _mean([score.difference(name) for score in scores]) for name in WAYS},
     )
 
 

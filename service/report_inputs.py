@@ -12,7 +12,6 @@ from service.records import PlanRow
 from service.spec import JobSpec
 
 Kind = Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
-BASELINES = {"zero_shot": "zero-shot", "alone": "alone", "all": "all in one"}
 
 
 @dataclass(frozen=True)

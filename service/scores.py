@@ -1,7 +1,12 @@
-"""How scores are told: what a metric is called, and means that never mix two metrics."""
+"""How scores and gains are told: what a metric is called, means that never mix two metrics, what an interval allows."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
+
+from service.wire_gains import Gain, PairedGain
+
+WAYS = {"zero_shot": "zero-shot", "alone": "alone", "all": "all in one"}
+"""Baseline -> what it is called."""
 
 LEGENDS = {
     "accuracy": "Accuracy is the share of images whose likeliest class is the right one.",
@@ -25,7 +30,9 @@ Row = TypeVar("Row", bound=Measured)
 
 def title(metric: str) -> str:
     """A metric as tables and sentences call it."""
-    return {"mean_average_precision": "mAP"}.get(metric, metric)
+    return {"mean_average_precision": "mAP", "image_average_precision": "average precision per image"}.get(
+        metric, metric
+    )
 
 
 def in_words(score: float, metric: str) -> str:
@@ -39,6 +46,39 @@ def points(value: float | None) -> str:
         return "–"
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """`−0.3 to +2.7`, in percentage points."""
+    return f"{points(low)} to {points(high)}"
+
+
+def gain_sentences(gains: Iterable[Gain]) -> list[str]:
+    """What may be said of the means over tasks, and of a lone task."""
+    gains = list(gains)
+    told = []
+    for gain in gains:
+        alone = not any(g.task is None and (g.against, g.metric) == (gain.against, gain.metric) for g in gains)
+        if gain.task is None or alone:
+            told.append(gain_sentence(gain))
+    return told
+
+
+def gain_sentence(gain: Gain) -> str:
+    """`Over all in one the groups gain +1.2 points (−0.3 to +2.7) ...: the interval spans 0, ...`."""
+    of = f"on average over {gain.num_tasks} tasks" if gain.task is None else f"on {gain.task}"
+    of += "" if gain.metric == "accuracy" else f", {title(gain.metric)}"
+    said = f"Over {WAYS[gain.against]}: {points(gain.mean)} points {of} (95 % interval {interval(gain.low, gain.high)})"
+    if gain.spans_zero:
+        return f"{said}: it spans 0, so it cannot be told from no gain."
+    return f"{said}: the groups are {'better' if gain.mean > 0 else 'worse'}."
+
+
+def gain_words(gain: PairedGain | None) -> str:
+    """`+1.2 (−0.3 to +2.7) spans 0`; a dash where nothing could be compared."""
+    if gain is None:
+        return "-"
+    return f"{points(gain.mean)} ({interval(gain.low, gain.high)}){' spans 0' if gain.spans_zero else ''}"
 
 
 def by_metric(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -4,12 +4,12 @@ import sys
 from datetime import UTC, datetime
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service import wire
-from service.scores import by_metric, common_title, title
+from service import show_why, wire
+from service.scores import WAYS, by_metric, common_title, gain_sentences, title
 from service.states import JobState
 
 _COLOURS = {
@@ -20,7 +20,7 @@ _COLOURS = {
     JobState.PAUSED: "yellow",
     JobState.AWAITING_APPROVAL: "magenta",
 }
-_WAYS = (("zero_shot", "zero-shot"), ("alone", "alone"), ("all", "all in one"), ("grouped", "Cohort's groups"))
+_WAYS = (*WAYS.items(), ("grouped", "Cohort's groups"))
 
 
 def console() -> Console:
@@ -73,6 +73,19 @@ def groups_table(groups: wire.Groups, *, plan_only: bool = True) -> Table:
     return table
 
 
+def groups_whole(groups: wire.Groups, matrix: wire.Similarity) -> list[RenderableType]:
+    """All that is known of a plan: the matrix, the groups, how sure they are, and every task's reason."""
+    parts: list[RenderableType] = [similarity_table(matrix)] if matrix.similarity else []
+    parts.append(groups_table(groups))
+    if groups.plan is not None:
+        parts.append(show_why.plan_lines(groups.plan))
+        if groups.plan.agreements:
+            parts.append(show_why.agreements_table(groups.plan))
+        if groups.plan.arbitration is not None:
+            parts.append(show_why.arbitration_table(groups.plan.arbitration))
+    return [*parts, *(part for task in groups.tasks for part in ("", show_why.reason_lines(task)))]
+
+
 def reasons_table(groups: wire.Groups) -> Table:
     """Why each task is where it is."""
     table = _table("task", "group", "why")
@@ -88,9 +101,8 @@ def similarity_table(similarity: wire.Similarity) -> Table:
     place = {name: index for index, name in enumerate(similarity.task_names)}
     table = _table("", *(str(index + 1) for index in range(len(order))), right=True)
     for number, row in enumerate(order, start=1):
-        values = [matrix[place[row]][place[column]] for column in order]
-        cells = [Text("·" if column == row else f"{value:+.2f}", style=_warmth(value))
-                 for column, value in zip(order, values, strict=True)]  # fmt: skip
+        values = {column: matrix[place[row]][place[column]] for column in order}
+        cells = [_similarity("·" if column == row else None, value) for column, value in values.items()]
         table.add_row(Text(f"{number} {row}"), *cells)
     return table
 
@@ -108,6 +120,15 @@ def results_table(results: wire.Results) -> Table:
         means = [_mean([getattr(row, way) for row in rows]) for way, _ in _WAYS]
         table.add_row("mean", "", *[title(metric)] * named, *_cells(means))
     return table
+
+
+def results_whole(results: wire.Results) -> list[RenderableType]:
+    """The scores, and what the groups gained over every baseline, with intervals."""
+    if not results.gains:
+        return [results_table(results)]
+    heading = Text("Gain of the groups on test images, in points (95 % interval)", style="bold")
+    told = gain_sentences(results.gains)
+    return [results_table(results), heading, show_why.gains_table(results.gains), *told]
 
 
 def results_title(results: wire.Results) -> str:
@@ -146,8 +167,11 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _warmth(value: float) -> str:
-    return "red" if value > 0.3 else "blue" if value < -0.3 else ""
+def _similarity(instead: str | None, value: float | None) -> Text:
+    """A cell of the matrix; `?` where a task has no usable gradient."""
+    if value is None:
+        return Text(instead or "?", style="dim")
+    return Text(instead or f"{value:+.2f}", style="red" if value > 0.3 else "blue" if value < -0.3 else "")
 
 
 def _age(since: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Where a task's agreement with others sits, and how it went over the snapshots, in words.
+"""A plan's figures in words: where a task's agreement with others sits, how it went over the snapshots, what is proven.
 
 The parts are exact shares of a similarity (`grouping.why`): they add up to it, and a negative one pulls against it.
 """
@@ -70,3 +70,8 @@ def signed(value: float) -> str:
     """A similarity with its sign, a true minus; what is written as zero has none."""
     text = f"{value:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def gap_words(gap: float | None) -> str:
+    """Whether the optimum was proven."""
+    return "" if gap is None else ", proven best" if gap <= 1e-9 else f", within {100 * gap:.1f} % of the optimum"
