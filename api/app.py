@@ -6,11 +6,13 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import artifacts, auth, events, health, jobs, problems, results
+from api import artifacts, auth, events, health, jobs, plans, problems, results
 from service.control_plane import ControlPlane
+from service.planning import WHOLE
 from service.spec import JobSpec
 from service.views import Views
 from service.wire import Problem
+from service.wire_plans import NewPlan
 
 _ABOUT = """Train many CLIP classification tasks at once: Cohort finds out which tasks help each other and trains them
 together, with CLIP frozen.
@@ -30,6 +32,11 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+_KEPT: dict[str, dict[str, Any]] = {
+    "plan": {"$ref": "#/components/schemas/WholePlan"},
+    "review": {"anyOf": [{"$ref": "#/components/schemas/WholeReview"}, {"type": "null"}]},
+}
+
 
 def create_app(control_plane: ControlPlane) -> FastAPI:
     """The app.  ValueError for settings that would serve strangers without keys."""
@@ -41,7 +48,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     problems.install(app)
     health.install(app, control_plane.store)
     app.include_router(health.router)
-    for room in (jobs, results, events, artifacts):
+    for room in (jobs, plans, results, events, artifacts):
         app.include_router(room.router, dependencies=[Depends(auth.require_key)], responses=_PROBLEMS)
     _describe(app)
     return app
@@ -54,10 +61,13 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            for model in (JobSpec, Problem):
-                own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            named = [(model, "") for model in (JobSpec, NewPlan, Problem)] + [(model, "Whole") for model in WHOLE]
+            for model, prefix in named:
+                own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
                 for name, part in {**own.pop("$defs", {}), model.__name__: own}.items():
-                    parts[name] = part
+                    parts[f"{prefix}{name}"] = part
+            for name in ("plan", "review"):  # as they are kept: no client has to know every number
+                parts["PlanDetail"]["properties"][name] |= _KEPT[name]
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -37,7 +37,7 @@ async def job_text(request: Request) -> JobText:
     kind = given.partition(";")[0].strip().lower()
     if kind not in _JSON | _YAML:
         raise UnsupportedBody(
-            f"The body is announced as {given or 'nothing'!r:.100}; expected a job description. "
+            f"The body is announced as {given or 'nothing'!r:.100}; expected a description in YAML or JSON. "
             "Send Content-Type: application/yaml or application/json."
         )
     text = bytearray()
@@ -45,8 +45,8 @@ async def job_text(request: Request) -> JobText:
         text += chunk
         if len(text) > MAX_BYTES:
             raise BodyTooLarge(
-                f"The body has more than {MAX_BYTES} bytes, the most a job description may have. "
-                "Name a manifest per task instead of long lists of classes."
+                f"The body has more than {MAX_BYTES} bytes, the most a description may have. "
+                "Of a job, name a manifest per task instead of long lists of classes."
             )
     return JobText(bytes(text), kind in _JSON)
 

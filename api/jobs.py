@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from api.context import ControlPlaneOf, JobTextOf, ViewsOf
 from service import submission, wire
@@ -85,11 +85,3 @@ def pause(job_id: str, control_plane: ControlPlaneOf, views: ViewsOf) -> wire.Jo
 def resume(job_id: str, control_plane: ControlPlaneOf, views: ViewsOf) -> wire.Job:
     """Lets a paused job go on from its checkpoints.  Repeatable."""
     return views.job(control_plane.store.set_desired(job_id, Desired.RUN))
-
-
-@router.post("/{job_id}/plans/{number}/approve", status_code=202, summary="Approve a plan")
-def approve(
-    job_id: str, number: Annotated[int, Path(ge=0, lt=2**31)], control_plane: ControlPlaneOf, views: ViewsOf
-) -> wire.Job:
-    """Lets a plan be trained, for jobs with `grouping.approve`.  Repeatable."""
-    return views.job(control_plane.store.approve_plan(job_id, number))

@@ -26,9 +26,11 @@ def similarity(job_id: str, views: ViewsOf) -> wire.Similarity:
 def plan(
     job_id: str,
     views: ViewsOf,
-    number: Annotated[int | None, Query(ge=0, lt=2**31, description="Left out: the newest.")] = None,
+    number: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="Left out: the one that trains, else the newest.")
+    ] = None,
 ) -> dict[str, Any]:
-    """The groups of a job with every reason, confidence and alternative, as the stage `group` wrote them."""
+    """The groups of a job with every reason and matrix, as they are kept.  `/plans/{number}` has the review, too."""
     return views.plan(job_id, number)
 
 

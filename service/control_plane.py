@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.coordinator import Coordinator
 from service.errors import HeadFailed, RayUnavailable, ServiceRunning
+from service.planning import Planner
 from service.ray_head import RayHead
 from service.ray_jobs import DriverJobs, RayJobs
 from service.settings import Settings
@@ -40,6 +41,7 @@ class ControlPlane:
         """
         self.settings = settings
         self.store = store or Store(settings.database_url)
+        self.planner = Planner(self.store, settings)
         self.ray_jobs = ray_jobs
         self._head = RayHead(settings) if ray_jobs is None and settings.ray_address is None else None
         self._lock: TextIO | None = None
@@ -72,6 +74,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Ends cleanly, within about fifteen seconds.  Repeatable."""
+        self.planner.close()
         if self._lock is None:
             return
         self._stop.set()

@@ -7,7 +7,6 @@ import numpy as np
 
 from grouping.measurement import Measurement, TaskFacts, measure
 from service.artifacts import JobFiles
-from service.spec import JobSpec
 from workers.training.results import write_atomically
 
 DATASETS = "datasets.json"
@@ -39,10 +38,10 @@ def read_gradients(files: JobFiles) -> np.ndarray:
     return _signatures(files)[0]
 
 
-def task_costs(files: JobFiles, spec: JobSpec) -> dict[str, float]:
+def task_costs(files: JobFiles, batch_size: int) -> dict[str, float]:
     """Task -> its training images in one step, which is what `max_group_cost` counts."""
     tasks = files.read_json(DATASETS)["tasks"]
-    return {task["name"]: float(min(spec.training.batch_size, task["num_train"])) for task in tasks}
+    return {task["name"]: float(min(batch_size, task["num_train"])) for task in tasks}
 
 
 def _signatures(files: JobFiles) -> tuple[np.ndarray, list[str], TaskFacts]:

@@ -8,17 +8,16 @@ from functools import cache
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from service.errors import SpecError
-from workers.spec import Spec
 
 MAX_BYTES = 2**20  # a thousand tasks with a few dozen class names each fit; more belongs into manifests
 MAX_DEPTH = 32
 MAX_TOLD = 50
 
-Model = TypeVar("Model", bound=Spec)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_spec(model: type[Model], source: str | bytes | dict) -> Model:
@@ -134,7 +133,7 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
 
 
 @cache
-def _known_keys(model: type[Spec]) -> list[str]:
+def _known_keys(model: type[BaseModel]) -> list[str]:
     return sorted(_keys(model.model_json_schema()))
 
 

@@ -50,13 +50,18 @@ def validate(settings: Settings, text: bytes, *, json_only: bool) -> wire.Valida
 def read_spec(text: bytes, *, json_only: bool) -> JobSpec:
     """The job description.  SpecError; also for YAML that was announced as JSON."""
     if json_only:
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(
-                f"The body is announced as JSON but is none: {error}. Send JSON, or Content-Type: application/yaml."
-            ) from error
+        check_json(text)
     return parse_spec(text)
+
+
+def check_json(text: bytes) -> None:
+    """SpecError unless the text is the JSON that it was announced as."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(
+            f"The body is announced as JSON but is none: {error}. Send JSON, or Content-Type: application/yaml."
+        ) from error
 
 
 def _root_faults(spec: JobSpec, roots: DataRoots) -> list[wire.Fault]:

@@ -39,7 +39,7 @@ def read_plan(run: JobRun) -> Plan:
 
 def costs(run: JobRun) -> dict[str, float]:
     """Task -> its training images in one step, which is what `max_group_cost` counts."""
-    return task_costs(run.files, run.spec)
+    return task_costs(run.files, run.spec.training.batch_size)
 
 
 def measurement(run: JobRun) -> Measurement:
