@@ -1,6 +1,8 @@
-"""Stage `profile`: trains the shared prompt over all tasks and writes every task's signatures."""
+"""Stage `profile`: trains the shared prompt over all tasks and writes every task's signatures, more of them where the
+first cannot tell groups from noise."""
 
 from service.measurements import SIGNATURES as ARTIFACT
+from service.stages.measure import measure_more
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.validate import fingerprints, profiled_method
@@ -14,6 +16,12 @@ def profile(run: JobRun) -> None:
     if run.spec.trivial_sharing is not None:
         return
     run.enter(JobState.PROFILING)
+    _train_shared_prompt(run)
+    if all(plan.attempt is None for plan in run.store.plans(run.job)):  # the job's own plan was made of what there was
+        measure_more(run)
+
+
+def _train_shared_prompt(run: JobRun) -> None:
     method = profiled_method(run.spec)
     unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
     run.put_groups((unit,))
