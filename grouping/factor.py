@@ -3,6 +3,9 @@
 The cross-fitted numerator of N tasks is M = 1/(2S) sum_s (A_s B_s' + B_s A_s') with unit halves A_s, B_s [N, P]. Its
 leading eigenvectors come from products with thin matrices alone (randomised subspace iteration: Halko, Martinsson and
 Tropp 2011), so time and memory grow with N P, not with N squared.
+
+What comes out is groups and nothing else: a whole `Plan` (verdict, similarities, reasons) is made of all pairs, which
+is sensible up to about 3,000 tasks, and a job of the service holds at most 1,000.
 """
 
 # S snapshots, R microbatches, N tasks, P parameters, K groups
@@ -18,8 +21,10 @@ from sklearn.exceptions import ConvergenceWarning
 from grouping.grams import unusable_tasks
 from grouping.measurement import check_gradients
 
+_MIN_RELIABILITY = 0.02
 _OVERSAMPLING = 16
 _ROUNDS = 3
+_REGROUPINGS = 5
 
 
 class Factor:
@@ -62,7 +67,10 @@ def factor_labels(gradients: np.ndarray, num_groups: int, *, seed: int) -> np.nd
 def group_many(
     gradients: np.ndarray, task_names: Sequence[str], num_groups: int, *, seed: int = 0
 ) -> dict[str, list[str]]:
-    """Group ids and their tasks, for jobs too large for a plan with all pairs; unusable tasks are refused by name."""
+    """Group ids and their tasks, for more tasks than a plan with all pairs can hold (about 3,000).
+
+    The number of groups must be given, and limits are not heard. Unusable tasks are refused by name.
+    """
     check_gradients(gradients, task_names)
     if not 1 <= num_groups <= len(task_names):
         raise ValueError(f"num_groups={num_groups} must be between 1 and the {len(task_names)} tasks of this job.")
@@ -90,6 +98,9 @@ def _labels(factor: Factor, num_groups: int, seed: int) -> np.ndarray:
         starts = rows_NK[np.asarray(pivots)[:num_groups]]
         model = KMeans(num_groups, init=starts, n_init=1, max_iter=50)  # pyright: ignore[reportArgumentType]
         labels = np.unique(model.fit_predict(rows_NK), return_inverse=True)[1]
+        for _ in range(_REGROUPINGS):
+            if not _regroup(factor, rows_NK, labels, seed):
+                break
     return _settle(factor, labels)
 
 
@@ -108,9 +119,42 @@ def _leading_rows(factor: Factor, count: int, seed: int) -> np.ndarray:
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12)
 
 
+def _regroup(factor: Factor, rows_NK: np.ndarray, labels: np.ndarray, seed: int) -> bool:
+    """Joins halves of one group and parts two groups in one, in place; whether there were any.
+
+    Among hundreds of groups k-means leaves some of both kinds. Two groups that agree with each other more than a third
+    agrees with itself are joined, and the third is parted in two: that raises the agreement within.
+    """
+    sizes_K = np.bincount(labels)
+    members_NK = (labels[:, None] == np.arange(len(sizes_K))).astype(np.float32)
+    root_N = np.sqrt(np.maximum(factor.reliability_N, _MIN_RELIABILITY))
+    weight_K = root_N @ members_NK
+    pairs_KK = np.outer(weight_K, weight_K) - np.diag(root_N**2 @ members_NK)
+    agreed_KK = members_NK.T @ factor.to_groups(labels) / np.maximum(pairs_KK, 1e-6)
+    coherence_K = np.where(sizes_K > 1, np.diagonal(agreed_KK), np.inf)
+    np.fill_diagonal(agreed_KK, -np.inf)
+    busy: set[int] = set()
+    for flat in np.argsort(-agreed_KK, axis=None)[: 4 * len(sizes_K)]:
+        keep, gone = divmod(int(flat), len(sizes_K))
+        loose = next((int(k) for k in np.argsort(coherence_K) if k not in busy | {keep, gone}), None)
+        if loose is None or agreed_KK[keep, gone] <= coherence_K[loose]:
+            break
+        if keep in busy or gone in busy:
+            continue
+        busy.add(loose)
+        parted = np.flatnonzero(labels == loose)
+        halves = KMeans(2, n_init=3, random_state=seed)  # pyright: ignore[reportArgumentType]
+        second = parted[halves.fit_predict(rows_NK[parted]) == 1]
+        if len(second):  # none where the tasks coincide
+            busy |= {keep, gone}
+            labels[labels == gone] = keep
+            labels[second] = gone
+    return bool(busy)
+
+
 def _settle(factor: Factor, labels: np.ndarray) -> np.ndarray:
     """Two rounds of moving every task to the group it agrees with most, on the whole numerator."""
-    root_N = np.sqrt(np.maximum(factor.reliability_N, 0.02))
+    root_N = np.sqrt(np.maximum(factor.reliability_N, _MIN_RELIABILITY))
     tasks = np.arange(len(labels))
     for _ in range(2):
         weight_K = np.bincount(labels, weights=root_N)

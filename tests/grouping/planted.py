@@ -5,9 +5,12 @@ vectors (c for a group, u its own, m common to all); the mean of all microbatche
 true cosine is (1 + gamma^2) / (2 + gamma^2) inside a group and gamma^2 / (2 + gamma^2) outside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from grouping.similarity import cross_fit
+from grouping.structure import pair_threshold
 
 
 def planted(
@@ -45,3 +48,30 @@ def planted(
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def partitions(count: int) -> Iterator[np.ndarray]:
+    """All set partitions, as restricted growth strings."""
+
+    def grow(labels: list[int]) -> Iterator[np.ndarray]:
+        if len(labels) == count:
+            yield np.array(labels)
+            return
+        for label in range(max(labels, default=-1) + 2):
+            yield from grow([*labels, label])
+
+    yield from grow([])
+
+
+def random_weights(count: int, seed: int) -> np.ndarray:
+    """Symmetric normal pair weights."""
+    weights = np.random.default_rng(seed).standard_normal((count, count))
+    return np.triu(weights, k=1) + np.triu(weights, k=1).T
+
+
+def planted_weights(count: int, num_groups: int, sigma: float, seed: int) -> np.ndarray:
+    """How far the pairs of a planted job speak for sharing a group."""
+    similarity = cross_fit(planted(np.arange(count) % num_groups, sigma=sigma, seed=seed)).similarity_TT
+    weights = similarity - pair_threshold(similarity[np.triu_indices(count, k=1)])
+    np.fill_diagonal(weights, 0.0)
+    return weights

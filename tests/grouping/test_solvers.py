@@ -1,6 +1,5 @@
 """The exact program against brute force, local search against the exact program, and every limit kept."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,35 +11,8 @@ from grouping.links import Limits
 from grouping.local import local_partition
 from grouping.paper import mean_score, paper_partition
 from grouping.partition import pair_sum, respects
-from grouping.similarity import cross_fit
 from grouping.spectral import spectral_labels
-from grouping.structure import pair_threshold
-from tests.grouping.planted import planted
-
-
-def partitions(count: int) -> Iterator[np.ndarray]:
-    """All set partitions, as restricted growth strings."""
-
-    def grow(labels: list[int]) -> Iterator[np.ndarray]:
-        if len(labels) == count:
-            yield np.array(labels)
-            return
-        for label in range(max(labels, default=-1) + 2):
-            yield from grow([*labels, label])
-
-    yield from grow([])
-
-
-def random_weights(count: int, seed: int) -> np.ndarray:
-    weights = np.random.default_rng(seed).standard_normal((count, count))
-    return np.triu(weights, k=1) + np.triu(weights, k=1).T
-
-
-def planted_weights(count: int, num_groups: int, sigma: float, seed: int) -> np.ndarray:
-    similarity = cross_fit(planted(np.arange(count) % num_groups, sigma=sigma, seed=seed)).similarity_TT
-    weights = similarity - pair_threshold(similarity[np.triu_indices(count, k=1)])
-    np.fill_diagonal(weights, 0.0)
-    return weights
+from tests.grouping.planted import partitions, planted_weights, random_weights
 
 
 def limits(count: int, **settings) -> Limits:
