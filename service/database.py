@@ -14,11 +14,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, inspect, text
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import StaticPool
 
-from service.errors import CohortError
+from service.schema import migrate
 from service.tables import metadata
 
 BUSY_MILLISECONDS = 30_000
@@ -32,7 +32,7 @@ class Database:
         parsed = make_url(url)
         self.now = now
         self._sqlite = parsed.get_backend_name() == "sqlite"
-        in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
+        self._in_memory = in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
         # The database in memory is a single connection: its transactions take turns.
         self._turn = threading.RLock() if in_memory else nullcontext()
         options: dict[str, Any] = {"json_serializer": lambda value: json.dumps(_finite(value), allow_nan=False)}
@@ -54,9 +54,9 @@ class Database:
         return self._engine.dialect.name
 
     def create_schema(self) -> None:
-        """Creates the tables that are missing.  The control plane calls it, before any driver runs.
+        """Brings the tables to the present version.  The control plane calls it, before any driver runs.
 
-        CohortError for a database of another version, whose tables are others.
+        CohortError for a database that this version cannot take over.
         """
         if self._sqlite:
             with self._engine.connect() as connection:
@@ -66,8 +66,10 @@ class Database:
                     "PRAGMA journal_mode=WAL"
                 )  # stays with the file; outside of a transaction by SQLite's rules
         with self.write() as connection:
-            metadata.create_all(connection)
-            _refuse_other_tables(connection)
+            if self._in_memory:
+                metadata.create_all(connection)  # what the migrations come to, at once
+            else:
+                migrate(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -92,17 +94,6 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
-
-
-def _refuse_other_tables(connection: Connection) -> None:
-    known = inspect(connection)
-    for table in metadata.sorted_tables:
-        missing = set(table.columns.keys()) - {column["name"] for column in known.get_columns(table.name)}
-        if missing:
-            raise CohortError(
-                f"The database was made by another version of Cohort: its table {table.name!r} has no "
-                f"{', '.join(sorted(missing))}. Set COHORT_HOME, or COHORT_DATABASE_URL, to a new place."
-            )
 
 
 def _prepare(connection: Any, _record: Any) -> None:

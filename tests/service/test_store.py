@@ -11,7 +11,6 @@ import pytest
 from grouping.plan import trivial_plan
 from service.errors import (
     BadCursor,
-    CohortError,
     Conflict,
     IdempotencyConflict,
     IllegalMove,
@@ -22,15 +21,10 @@ from service.errors import (
 from service.spec import JobSpec, parse_spec
 from service.states import ACTIVE, ALLOWED_MOVES, TERMINAL, WAITING, Desired, JobState
 from service.store import ResultRow, Store
+from tests.databases import Stores, shared
 
 SPEC = parse_spec("{name: two, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 OUTLINE = trivial_plan(["a"], "alone").outline()
-
-
-def file_store(folder: Path) -> Store:
-    store = Store(f"sqlite:///{folder / 'cohort.db'}")
-    store.create_schema()
-    return store
 
 
 def running(store: Store, state: JobState = JobState.TRAINING) -> str:
@@ -48,8 +42,8 @@ def result(**changes: Any) -> dict[str, Any]:
     return row | {"metrics": {"recall@1": 0.5, "recall@5": 1.0}, "loss": 0.1, "num_test": 4} | changes
 
 
-def test_a_result_comes_back_with_its_metric_and_all_that_was_measured() -> None:
-    store = Store("sqlite://")
+def test_a_result_comes_back_with_its_metric_and_all_that_was_measured(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store)
     nowhere = {"recall@1": 0.25, "recall@5": float("nan")}
     store.put_results(job_id, [result(), result(baseline="alone", metrics=nowhere, loss=float("inf"))], 1)
@@ -60,8 +54,8 @@ def test_a_result_comes_back_with_its_metric_and_all_that_was_measured() -> None
     assert next((row.score, row.metrics) for row in store.results(job_id)) == (0.75, {"recall@1": 0.75})
 
 
-def test_a_job_comes_back_as_it_was_sent() -> None:
-    store = Store("sqlite://")
+def test_a_job_comes_back_as_it_was_sent(make_store: Stores) -> None:
+    store = make_store()
     job, created = store.create_job(SPEC, tenant="lab")
     assert created
     assert store.get_job(job.id) == job
@@ -69,24 +63,16 @@ def test_a_job_comes_back_as_it_was_sent() -> None:
     assert isinstance(job.spec, JobSpec)
 
 
-def test_a_database_of_another_version_is_refused_in_words(tmp_path: Path) -> None:
-    store = file_store(tmp_path)
-    with store.write() as connection:
-        connection.exec_driver_sql("ALTER TABLE results DROP COLUMN score")
-    with pytest.raises(CohortError, match="'results' has no score"):
-        store.create_schema()
-
-
-def test_unknown_jobs_are_not_found() -> None:
-    store = Store("sqlite://")
+def test_unknown_jobs_are_not_found(make_store: Stores) -> None:
+    store = make_store()
     for ask in (store.get_job, store.events, store.groups, store.results, store.plans, store.metrics, store.wish):
         for job_id in ("job-000000000000", "", "job-\0", "\ud800", "j" * 100):
             with pytest.raises(JobNotFound, match="no job"):
                 ask(job_id)
 
 
-def test_same_key_same_body_is_the_same_job_and_another_body_is_refused() -> None:
-    store = Store("sqlite://")
+def test_same_key_same_body_is_the_same_job_and_another_body_is_refused(make_store: Stores) -> None:
+    store = make_store()
     first, created = store.create_job(SPEC, idempotency_key="k", body_sha256="x")
     again, created_again = store.create_job(SPEC, idempotency_key="k", body_sha256="x")
     assert (created, created_again, again.id) == (True, False, first.id)
@@ -96,9 +82,8 @@ def test_same_key_same_body_is_the_same_job_and_another_body_is_refused() -> Non
     assert other.id != first.id
 
 
-@pytest.mark.parametrize("where", ["memory", "file"])
-def test_sixty_four_identical_requests_make_one_job(where: str, tmp_path: Path) -> None:
-    store = Store("sqlite://") if where == "memory" else file_store(tmp_path)
+def test_sixty_four_identical_requests_make_one_job(make_store: Stores) -> None:
+    store = make_store()
     with ThreadPoolExecutor(64) as pool:
         made = list(pool.map(lambda _: store.create_job(SPEC, idempotency_key="same"), range(64)))
     assert len({job.id for job, _ in made}) == 1
@@ -106,8 +91,8 @@ def test_sixty_four_identical_requests_make_one_job(where: str, tmp_path: Path) 
     assert len(store.list_jobs()[0]) == 1
 
 
-def test_listing_pages_through_every_job_newest_first() -> None:
-    store = Store("sqlite://")
+def test_listing_pages_through_every_job_newest_first(make_store: Stores) -> None:
+    store = make_store()
     ids = [store.create_job(SPEC)[0].id for _ in range(7)]
     seen, cursor = [], None
     while True:
@@ -133,8 +118,8 @@ def test_the_table_of_moves_is_whole() -> None:
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
-def test_finished_jobs_never_change(state: JobState) -> None:
-    store = Store("sqlite://")
+def test_finished_jobs_never_change(make_store: Stores, state: JobState) -> None:
+    store = make_store()
     job_id = running(store, JobState.PUBLISHING)
     assert store.move(job_id, state, attempt=1)
     assert not store.move(job_id, JobState.TRAINING, attempt=1)
@@ -148,8 +133,8 @@ def test_finished_jobs_never_change(state: JobState) -> None:
     assert store.get_job(job_id).finished_at is not None
 
 
-def test_cancel_is_repeatable_also_when_it_is_done() -> None:
-    store = Store("sqlite://")
+def test_cancel_is_repeatable_also_when_it_is_done(make_store: Stores) -> None:
+    store = make_store()
     job_id = store.create_job(SPEC)[0].id
     store.set_desired(job_id, Desired.CANCEL)
     store.set_desired(job_id, Desired.CANCEL)
@@ -158,8 +143,8 @@ def test_cancel_is_repeatable_also_when_it_is_done() -> None:
     assert [event.kind for event in store.events(job_id)] == ["state", "wish", "state"]
 
 
-def test_a_stale_attempt_changes_nothing() -> None:
-    store = Store("sqlite://")
+def test_a_stale_attempt_changes_nothing(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store)
     store.put_groups(job_id, [{"id": "g1", "kind": "plan", "tasks": ["a"]}], 1)
     store.move(job_id, JobState.QUEUED, attempt=1)
@@ -177,8 +162,8 @@ def test_a_stale_attempt_changes_nothing() -> None:
     assert not store.metrics(job_id) + store.results(job_id) + store.plans(job_id)
 
 
-def test_an_attempt_whose_job_was_taken_back_is_stale_at_once() -> None:
-    store = Store("sqlite://")
+def test_an_attempt_whose_job_was_taken_back_is_stale_at_once(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store)
     store.move(job_id, JobState.QUEUED, attempt=1)
     assert store.add_event(job_id, "note", "late", attempt=1) is None
@@ -186,15 +171,15 @@ def test_an_attempt_whose_job_was_taken_back_is_stale_at_once() -> None:
     assert not store.wish(job_id).active
 
 
-def test_the_current_attempt_may_not_jump() -> None:
-    store = Store("sqlite://")
+def test_the_current_attempt_may_not_jump(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store, JobState.VALIDATING)
     with pytest.raises(IllegalMove, match="VALIDATING and cannot become SUCCEEDED"):
         store.move(job_id, JobState.SUCCEEDED, attempt=1)
 
 
-def test_every_move_is_told_in_an_event() -> None:
-    store = Store("sqlite://")
+def test_every_move_is_told_in_an_event(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store, JobState.PUBLISHING)
     store.move(job_id, JobState.SUCCEEDED, attempt=1)
     told = [event.data.get("to") for event in store.events(job_id)]
@@ -206,11 +191,12 @@ def write_events(url: str, job_id: str, attempt: int, count: int) -> None:
     store = Store(url)
     for number in range(count):
         store.add_event(job_id, "note", f"{number}", attempt=attempt)
+    store.close()
 
 
-def test_event_numbers_have_no_gaps_under_writers_in_threads_and_processes(tmp_path: Path) -> None:
-    store = file_store(tmp_path)
-    url = f"sqlite:///{tmp_path / 'cohort.db'}"
+@shared
+def test_event_numbers_have_no_gaps_under_writers_in_threads_and_processes(make_store: Stores) -> None:
+    store, url = make_store(), make_store.url
     job_id = running(store)
     first = len(store.events(job_id))
     spawn = multiprocessing.get_context("spawn")
@@ -226,8 +212,9 @@ def test_event_numbers_have_no_gaps_under_writers_in_threads_and_processes(tmp_p
     assert store.events(job_id, after=first + 5, limit=2)[0].seq == first + 6
 
 
-def test_two_coordinators_start_one_attempt(tmp_path: Path) -> None:
-    stores = [file_store(tmp_path), Store(f"sqlite:///{tmp_path / 'cohort.db'}")]
+@shared
+def test_two_coordinators_start_one_attempt(make_store: Stores) -> None:
+    stores = [make_store(), make_store()]
     job_id = stores[0].create_job(SPEC)[0].id
 
     def start(store: Store) -> int | None:
@@ -241,8 +228,8 @@ def test_two_coordinators_start_one_attempt(tmp_path: Path) -> None:
     assert sorted(started, key=str) == [1] + [None] * 7
 
 
-def test_a_resumed_attempt_keeps_what_groups_had_and_replaces_repeated_steps() -> None:
-    store = Store("sqlite://")
+def test_a_resumed_attempt_keeps_what_groups_had_and_replaces_repeated_steps(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store)
     store.put_groups(
         job_id, [{"id": "g2", "kind": "plan", "tasks": ("a",)}, {"id": "g1", "kind": "plan", "tasks": ("a",)}], 1
@@ -264,8 +251,10 @@ def test_a_resumed_attempt_keeps_what_groups_had_and_replaces_repeated_steps() -
     assert [metric.id for metric in store.metrics(job_id, name="loss")] == [1]
 
 
-def test_one_plan_is_approved_at_a_time_and_a_person_may_change_their_mind_until_groups_train() -> None:
-    store = Store("sqlite://")
+def test_one_plan_is_approved_at_a_time_and_a_person_may_change_their_mind_until_groups_train(
+    make_store: Stores,
+) -> None:
+    store = make_store()
     job_id = running(store, JobState.GROUPING)
     with pytest.raises(PlanNotFound, match="no plan 0"):
         store.approve_plan(job_id, 0)
@@ -286,19 +275,19 @@ def test_one_plan_is_approved_at_a_time_and_a_person_may_change_their_mind_until
         store.approve_plan(job_id, 0)
 
 
-def test_a_plan_that_cannot_be_saved_is_none() -> None:
+def test_a_plan_that_cannot_be_saved_is_none(make_store: Stores) -> None:
     def full(number: int) -> None:
         raise OSError("disk full")
 
-    store = Store("sqlite://")
+    store = make_store()
     job_id = running(store, JobState.GROUPING)
     with pytest.raises(OSError, match="disk full"):
         store.add_plan(job_id, OUTLINE, full, attempt=1)
     assert store.plans(job_id) == []
 
 
-def test_draining_reaches_every_driver_with_its_wish() -> None:
-    store = Store("sqlite://")
+def test_draining_reaches_every_driver_with_its_wish(make_store: Stores) -> None:
+    store = make_store()
     job_id = running(store)
     assert not store.wish(job_id).draining
     store.set_draining(True)
@@ -308,7 +297,8 @@ def test_draining_reaches_every_driver_with_its_wish() -> None:
 
 
 def test_keys_are_stored_as_hashes_and_stop_when_revoked(tmp_path: Path) -> None:
-    store = file_store(tmp_path)
+    store = Store(f"sqlite:///{tmp_path / 'cohort.db'}")
+    store.create_schema()
     key = store.create_key("laptop")
     info = store.check_key(key)
     assert info is not None and info.name == "laptop" and key.startswith(f"cohort_{info.prefix}_")
@@ -320,8 +310,8 @@ def test_keys_are_stored_as_hashes_and_stop_when_revoked(tmp_path: Path) -> None
     assert store.check_key(key) is None
 
 
-def test_errors_survive_pickling() -> None:
-    store = Store("sqlite://")
+def test_errors_survive_pickling(make_store: Stores) -> None:
+    store = make_store()
     with pytest.raises(JobNotFound) as caught:
         store.get_job("job-x")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -1,0 +1,95 @@
+"""Laws of the migrations: they make exactly the tables, whole or not at all, and never touch what is not theirs."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from service.errors import CohortError
+from service.schema import MIGRATIONS, migrate
+from service.spec import parse_spec
+from service.store import Store
+from service.tables import metadata
+from tests.databases import Stores, shared
+
+SPEC = parse_spec("{name: two, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
+
+BROKEN = '''
+"""Adds a column, and breaks in the middle."""
+import sqlalchemy as sa
+from alembic import op
+revision = "9999"
+down_revision = "{before}"
+def upgrade():
+    op.add_column("jobs", sa.Column("colour", sa.String(8)))
+    op.execute("UPDATE jobs SET colour = 'red'")
+    {then}
+'''
+
+
+def steps(folder: Path, then: str) -> Path:
+    """The migrations, and one more."""
+    copy = folder / "migrations"
+    shutil.copytree(MIGRATIONS, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    newest = max(path.name.partition("_")[0] for path in (copy / "versions").glob("0*.py"))
+    (copy / "versions" / "9999_more.py").write_text(BROKEN.format(before=newest, then=then))
+    return copy
+
+
+@shared
+def test_the_migrations_come_to_exactly_the_tables(make_store: Stores) -> None:
+    with make_store().read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@shared
+def test_a_migration_that_breaks_leaves_everything_as_it_was_and_the_next_try_finishes(
+    make_store: Stores, tmp_path: Path
+) -> None:
+    store = make_store()
+    job, _ = store.create_job(SPEC)
+    with pytest.raises(RuntimeError, match="power cut"), store.write() as connection:
+        migrate(connection, steps(tmp_path, "raise RuntimeError('power cut')"))
+    with store.read() as connection:
+        assert "colour" not in {column["name"] for column in inspect(connection).get_columns("jobs")}
+    assert store.get_job(job.id) == job
+    with store.write() as connection:
+        migrate(connection, steps(tmp_path, "pass"))
+    with store.read() as connection:
+        assert connection.execute(text("SELECT colour FROM jobs")).scalars().all() == ["red"]
+    assert store.get_job(job.id) == job  # this version goes on reading what a newer one has expanded
+
+
+@shared
+def test_a_database_of_a_newer_version_is_refused_in_words(make_store: Stores, tmp_path: Path) -> None:
+    store = make_store()
+    with store.write() as connection:
+        migrate(connection, steps(tmp_path, "pass"))
+    with pytest.raises(CohortError, match="'9999', which this version of Cohort does not know"):
+        store.create_schema()
+
+
+@shared
+def test_a_database_from_before_the_first_migration_is_refused_in_words(make_store: Stores) -> None:
+    store = make_store()
+    with store.write() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    with pytest.raises(CohortError, match="from before the first migration"):
+        store.create_schema()
+
+
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_control_planes_that_start_at_once_migrate_once(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}" if kind == "file" else request.getfixturevalue("postgres_url")
+    stores = [Store(url) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda store: store.create_schema(), stores)) == [None] * 8
+    assert stores[0].list_jobs() == ([], None)
+    for store in stores:
+        store.close()
