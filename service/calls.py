@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from service import wire
+from service import wire, wire_plans
 from service.spec import JobSpec
 
 T = TypeVar("T")
@@ -140,6 +140,36 @@ def wish(job_id: str, verb: str) -> Call[wire.Job]:
 
 def approve(job_id: str, number: int) -> Call[wire.Job]:
     return Call("POST", f"{_path(job_id)}/plans/{number}/approve", _model(wire.Job))
+
+
+def plans(job_id: str) -> Call[list[wire_plans.PlanSummary]]:
+    read = _model(wire_plans.PlanList)
+    return Call("GET", f"{_path(job_id)}/plans", lambda answer: read(answer).plans)
+
+
+def replan(
+    job_id: str, settings: Mapping[str, Any] | None, groups: Mapping[str, Sequence[str]] | None
+) -> Call[wire_plans.PlanDetail]:
+    """Sent once: each time makes a plan."""
+    text = json.dumps(_given(settings=settings, groups=groups), default=str).encode()
+    headers = {"Content-Type": "application/json"}
+    read = _model(wire_plans.PlanDetail)
+    return Call("POST", f"{_path(job_id)}/plans", read, headers=headers, content=text, repeatable=False)
+
+
+def reviewed_plan(job_id: str, number: int) -> Call[wire_plans.PlanDetail]:
+    return Call("GET", f"{_path(job_id)}/plans/{number}", _model(wire_plans.PlanDetail))
+
+
+def compare(job_id: str, first: int, second: int) -> Call[wire_plans.PlanComparison]:
+    params = {"first": first, "second": second}
+    return Call("GET", f"{_path(job_id)}/plans/compare", _model(wire_plans.PlanComparison), params=params)
+
+
+def rerun(job_id: str, number: int, *, idempotency_key: str | None = None) -> Call[wire.Job]:
+    """Without a key one is made up, as for `submit`."""
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", f"{_path(job_id)}/plans/{number}/run", _model(wire.Job), headers=headers)
 
 
 def events(job_id: str, after: int = 0, limit: int = 500) -> Call[wire.EventPage]:

@@ -189,7 +189,7 @@ def approve(
     job: _JobId,
     number: Annotated[int | None, typer.Argument(help="The plan's number.  (default: the newest)")] = None,
 ) -> None:
-    """Let a plan be trained (see it first with `cohort groups JOB`)."""
+    """Let a plan be trained (see it first with `cohort groups JOB`, or `cohort plans JOB NUMBER`)."""
     with _client(ctx) as client:
         job_id = _id(client, job)
         if number is None:
@@ -197,6 +197,71 @@ def approve(
             number = plan.number if plan else 0
         client.approve(job_id, number)
     typer.echo(f"Plan {number} of {job_id} is approved.")
+
+
+@app.command()
+def plans(
+    ctx: typer.Context,
+    job: _JobId,
+    number: Annotated[int | None, typer.Argument(help="Show this one whole.  (default: list all)")] = None,
+    as_json: _Json = False,
+) -> None:
+    """List a job's plans, or show one and how firm it is."""
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        found = client.plans(job_id) if number is None else client.reviewed_plan(job_id, number)
+    _print(found, as_json, lambda: _load("service.cli_plans:lines")(job_id, found))
+
+
+@app.command()
+def replan(
+    ctx: typer.Context,
+    job: _JobId,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A grouping setting to change, e.g. `num_groups=3`; repeatable.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="Groups to take as they are: a YAML file of lines `g1: [art, clipart]`.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Ask for another plan from what a job has measured.  Nothing trains, and the job's own plan stays."""
+    with _client(ctx) as client:
+        job_id = _id(client, job)
+        found = _load("service.cli_plans:replan")(client, job_id, change or [], groups)
+    more = _load("service.cli_plans:hint")(job_id, found.number)
+    _print(found, as_json, lambda: [*_load("service.cli_plans:lines")(job_id, found), more])
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    job: _JobId,
+    first: Annotated[int, typer.Argument(help="A plan's number.")],
+    second: Annotated[int, typer.Argument(help="Another plan's number.")],
+    as_json: _Json = False,
+) -> None:
+    """Show which tasks change groups between two plans, and what both are worth."""
+    with _client(ctx) as client:
+        found = client.compare(_id(client, job), first, second)
+    _print(found, as_json, lambda: _load("service.cli_plans:comparison_lines")(found))
+
+
+@app.command()
+def rerun(
+    ctx: typer.Context,
+    job: _JobId,
+    number: Annotated[int, typer.Argument(help="The plan's number.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show how it goes.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Train a plan of a finished job as a job of its own, with what that one has measured."""
+    with _client(ctx) as client:
+        child = client.rerun(_id(client, job), number)
+        if watch:
+            _watch(client, child.id)
+    line = f"{child.id} is {child.state}: plan {number} of {child.parent}. See it with `cohort watch {child.id}`."
+    _print(child, as_json, lambda: [line])
 
 
 @app.command()

@@ -6,13 +6,13 @@ nor ray.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx2
 
-from service import calls, wire
+from service import calls, wire, wire_plans
 from service.async_client import AsyncCohort
 from service.calls import ApiError, BundleBroken, Call, Unreachable
 from service.spec import JobSpec
@@ -128,8 +128,37 @@ class Cohort:
         return self._send(calls.similarity(job_id))
 
     def plan(self, job_id: str, number: int | None = None) -> dict[str, Any]:
-        """A plan as it was written, the newest if no number is given."""
+        """A plan as it was written; without a number the one that trains, else the newest."""
         return self._send(calls.plan(job_id, number))
+
+    def plans(self, job_id: str) -> list[wire_plans.PlanSummary]:
+        """Every plan of the job, the newest last."""
+        return self._send(calls.plans(job_id))
+
+    def replan(
+        self,
+        job_id: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> wire_plans.PlanDetail:
+        """Asks for another plan: `settings` of grouping to change, `groups` to take as they are, or both.
+
+        Nothing trains.  The plan's review follows: see `reviewed_plan`.
+        """
+        return self._send(calls.replan(job_id, settings, groups))
+
+    def reviewed_plan(self, job_id: str, number: int) -> wire_plans.PlanDetail:
+        """A plan with its review, which is None while it is worked out."""
+        return self._send(calls.reviewed_plan(job_id, number))
+
+    def compare(self, job_id: str, first: int, second: int) -> wire_plans.PlanComparison:
+        """How the second plan differs from the first."""
+        return self._send(calls.compare(job_id, first, second))
+
+    def rerun(self, job_id: str, number: int, *, idempotency_key: str | None = None) -> wire.Job:
+        """Submits a job that trains this plan of a finished job, with what that one has measured."""
+        return self._send(calls.rerun(job_id, number, idempotency_key=idempotency_key))
 
     def metrics(
         self,

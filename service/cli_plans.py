@@ -1,0 +1,142 @@
+"""`cohort plans`, `replan`, `compare`, `rerun`: what a job's plans are, and what others would be."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from service import wire_plans
+from service.client import Cohort
+
+_NAMED = 12
+"""Most tasks of a group that a table names."""
+
+
+def replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None) -> wire_plans.PlanDetail:
+    """Asks for a plan.  `changes` are `key=value`; `groups` is a file, group to tasks.  ValueError for neither."""
+    if not changes and groups is None:
+        raise ValueError(
+            "Neither --set nor --groups given. Try `--set num_groups=3`, or `--groups FILE` with lines like "
+            "`g1: [art, clipart]`."
+        )
+    settings = dict(_setting(change) for change in changes)
+    return client.replan(job_id, settings or None, groups=None if groups is None else _groups(groups))
+
+
+def lines(job_id: str, found: list[wire_plans.PlanSummary] | wire_plans.PlanDetail) -> list[str | Table]:
+    """The list of a job's plans, or one of them."""
+    if isinstance(found, wire_plans.PlanDetail):
+        return _plan_lines(job_id, found)
+    return [_plans_table(found)] if found else [f"{job_id} has no plans yet; they come after its stage `group`."]
+
+
+def hint(job_id: str, number: int) -> str:
+    """What can be done with a new plan."""
+    return (
+        f"`cohort compare {job_id} 0 {number}` says what changes. `cohort approve {job_id} {number}` trains it if the "
+        f"job waits for approval, `cohort rerun {job_id} {number}` as a job of its own once this one is finished."
+    )
+
+
+def comparison_lines(found: wire_plans.PlanComparison) -> list[str | Table]:
+    """What moves between two plans."""
+    if not found.moved:
+        return [found.sentence]
+    table = _table("task", "from", "to", "gains", "loses")
+    for move in found.moved:
+        partners = (Text(_tasks(names) or "-") for names in (move.gained, move.lost))
+        table.add_row(Text(move.task), move.first_group, move.second_group, *partners)
+    return [found.sentence, table]
+
+
+def _plans_table(plans: list[wire_plans.PlanSummary]) -> Table:
+    """One row a plan."""
+    table = _table("plan", "made", "origin", "groups", "verdict", "objective", "changed", "summary")
+    for plan in plans:
+        chosen = plan.objective.get("chosen")
+        table.add_row(
+            f"{plan.number}{' *' if plan.approved else ''}",
+            f"{plan.created_at:%Y-%m-%d %H:%M}",
+            plan.origin,
+            str(len(plan.groups)),
+            plan.verdict or "-",
+            "-" if chosen is None else f"{chosen:.2f}",
+            Text(_changes(plan, plans[0]) or "-"),
+            Text(plan.summary),
+        )
+    table.caption = "* trains" if any(plan.approved for plan in plans) else None
+    return table
+
+
+def _plan_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str | Table]:
+    """A plan: its groups, and how sure it is as far as that is known."""
+    told: list[str | Table] = [f"Plan {plan.number} of {job_id}: {plan.summary}"]
+    if plan.plan.get("verdict"):
+        told.append(plan.plan["verdict"]["sentence"])
+    table = _table("group", "tasks", "why")
+    for group in plan.plan["groups"]:
+        table.add_row(group["id"], Text(_tasks(group["tasks"])), Text(group["reason"]))
+    return [*told, table, *_review_lines(job_id, plan)]
+
+
+def _review_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str]:
+    if plan.review is None:
+        said = {
+            "pending": f"How firm it is is being worked out: `cohort plans {job_id} {plan.number}` shows it then.",
+            "failed": f"How firm it is could not be worked out: {plan.review_problem}.",
+            "none": "It rests on no measurement.",
+        }
+        return [said[plan.review_state]]
+    lines = []
+    if confidence := plan.review["confidence"]:
+        unsure = [task["task"] for task in confidence["tasks"] if task["margin"] < 0]
+        lines.append(confidence["sentence"])
+        if unsure:
+            lines.append(f"Other data would rather put elsewhere: {_tasks(unsure)}.")
+    if second := plan.review["second_opinion"]:
+        lines.append(
+            f"Second opinion ({second['solver']}): {len(second['groups'])} groups, "
+            f"adjusted Rand index {second['agreement']:.2f} to these."
+        )
+    return lines
+
+
+def _setting(change: str) -> tuple[str, Any]:
+    key, sign, value = change.partition("=")
+    if not sign or not key:
+        raise ValueError(f"--set {change!r:.60} is no setting. Write key=value, e.g. num_groups=3.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change!r:.60}: the value is no YAML ({error}). Try num_groups=3.") from error
+
+
+def _groups(file: Path) -> dict[str, list[str]]:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML ({error}). Write lines like `g1: [art, clipart]`.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no groups. Write lines like `g1: [art, clipart]`.")
+    return found
+
+
+def _changes(plan: wire_plans.PlanSummary, first: wire_plans.PlanSummary) -> str:
+    """The settings in which a plan differs from the first."""
+    own, theirs = plan.settings.model_dump(), first.settings.model_dump()
+    return ", ".join(f"{name}={value}" for name, value in own.items() if value != theirs[name])
+
+
+def _tasks(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
