@@ -1,9 +1,16 @@
-"""Stage `group`: signatures become a plan, and the plan waits for approval where the user wants to see it first."""
+"""Stage `group`: signatures become a plan, the plan is reviewed, and waits for approval where the user wants to see it.
 
+Planning and reviewing take from a second to a minute, and the driver keeps looking at its wish meanwhile.
+"""
+
+from grouping.given import plan_of_groups
 from grouping.measurement import Measurement
+from grouping.outline import PlanOutline
 from grouping.plan import Plan, plan_from, trivial_plan
-from service.artifacts import plan_path
-from service.measurements import read_measurement, task_costs
+from grouping.review import Review, review
+from service.artifacts import plan_path, review_path
+from service.measurements import read_gradients, read_measurement, task_costs
+from service.stages.aside import aside
 from service.stages.run import Interrupted, JobRun
 from service.states import JobState
 
@@ -12,17 +19,30 @@ def group(run: JobRun) -> None:
     """Makes the job's own plan unless there is one; ends the attempt if no plan is approved yet."""
     run.enter(JobState.GROUPING)
     if all(plan.attempt is None for plan in run.store.plans(run.job)):  # what people asked for is beside it
-        plan = _plan(run)
-        run.check()
-        number = run.add_plan(plan, approved=not run.spec.grouping.approve)
-        groups = "; ".join(f"{group.id}: {', '.join(group.tasks)}" for group in plan.groups)
-        run.event(
-            "planned",
-            f"Plan {number}: {len(plan.groups)} group(s). {groups}",
-            data={"plan": number, "groups": {g.id: g.tasks for g in plan.groups}},
-        )
+        _propose(run)
+    _restore(run)
+    review_plans(run)
     if approved_plan(run) is None:
         raise Interrupted(JobState.AWAITING_APPROVAL, "the plan waits for approval")
+
+
+def review_plans(run: JobRun) -> None:
+    """Reviews the plans that drivers of the job made, and the one that trains; what has a review keeps it.
+
+    A job that measured nothing has no reviews.
+    """
+    if run.spec.trivial_sharing is not None:
+        return
+    for plan in run.store.plans(run.job):
+        if (plan.attempt is not None or plan.approved) and not run.files.exists(review_path(plan.number)):
+            found = aside(run, lambda number=plan.number: _review(run, number))
+            run.files.write_text(review_path(plan.number), found.model_dump_json(indent=1))
+            if found.confidence is not None:
+                run.event(
+                    "reviewed",
+                    f"Plan {plan.number}: {found.confidence.sentence}",
+                    data={"plan": plan.number, "word": found.confidence.word},
+                )
 
 
 def approved_plan(run: JobRun) -> int | None:
@@ -37,6 +57,14 @@ def read_plan(run: JobRun) -> Plan:
     return Plan.model_validate_json(run.files.read_text(plan_path(number)))
 
 
+def read_review(run: JobRun) -> Review | None:
+    """The review of the plan that trains; None for a job that measured nothing."""
+    number = approved_plan(run)
+    if number is None or not run.files.exists(review_path(number)):
+        return None
+    return Review.model_validate_json(run.files.read_text(review_path(number)))
+
+
 def costs(run: JobRun) -> dict[str, float]:
     """Task -> its training images in one step, which is what `max_group_cost` counts."""
     return task_costs(run.files, run.spec.training.batch_size)
@@ -47,8 +75,41 @@ def measurement(run: JobRun) -> Measurement:
     return read_measurement(run.files)
 
 
-def _plan(run: JobRun) -> Plan:
+def _propose(run: JobRun) -> None:
+    """Adds the plan that the signatures speak for, or that the job's sharing is."""
     sharing = run.spec.trivial_sharing
     if sharing is not None:
-        return trivial_plan([task.name for task in run.spec.tasks], sharing)
-    return plan_from(measurement(run), run.spec.grouping, costs=costs(run))
+        plan = trivial_plan([task.name for task in run.spec.tasks], sharing)
+    else:
+        plan = aside(run, lambda: plan_from(measurement(run), run.spec.grouping, costs=costs(run)))
+    run.check()
+    number = run.add_plan(plan, approved=not run.spec.grouping.approve)
+    groups = "; ".join(f"{group.id}: {', '.join(group.tasks)}" for group in plan.groups)
+    run.event(
+        "planned",
+        f"Plan {number}: {len(plan.groups)} group(s). {groups}",
+        data={"plan": number, "groups": {g.id: g.tasks for g in plan.groups}},
+    )
+
+
+def _restore(run: JobRun) -> None:
+    """Writes plans again whose files are gone; their groups are those that the store knows."""
+    for row in run.store.plans(run.job):
+        if not run.files.exists(plan_path(row.number)):
+            outline = row.outline
+            plan = aside(run, lambda outline=outline: _again(run, outline))
+            run.files.write_text(plan_path(row.number), plan.model_dump_json(indent=1))
+
+
+def _again(run: JobRun, outline: PlanOutline) -> Plan:
+    if outline.origin == "alone" or outline.origin == "all":
+        return trivial_plan([task.name for task in run.spec.tasks], outline.origin)
+    found = plan_of_groups(
+        measurement(run), outline.groups, outline.settings, origin=outline.origin, summary="", costs=costs(run)
+    )
+    return found.model_copy(update={"summary": outline.summary, "solver": outline.solver})
+
+
+def _review(run: JobRun, number: int) -> Review:
+    plan = Plan.model_validate_json(run.files.read_text(plan_path(number)))
+    return review(read_gradients(run.files), measurement(run), plan, costs=costs(run))

@@ -14,7 +14,7 @@ from service.gains import ARTIFACT as GAINS
 from service.gains import gains
 from service.report import render_report
 from service.report_inputs import GroupRun, ReportInputs, ReportJob, TaskScores
-from service.stages.group import read_plan
+from service.stages.group import read_plan, read_review
 from service.stages.run import JobRun
 from service.stages.search import ARTIFACT as SEARCH
 from service.stages.train import Trained, result_rows
@@ -51,6 +51,8 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         "gains.json": told.read_text(),
         "report.html": render_report(report_inputs(run, trained, found, gained=gained, versions=versions)),
     }
+    if (review := read_review(run)) is not None:
+        documents["plan-review.json"] = review.model_dump_json(indent=1)
     if run.spec.search is not None:
         documents["search.json"] = run.files.read_text(SEARCH)
     run.check()
