@@ -4,13 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from grouping.config import GroupingConfig
 from grouping.measurement import measure
 from grouping.plan import Plan, make_plan, plan_from
-from grouping.similarity import cross_fit
+from grouping.similarity import cross_fit, cross_fitted
+from grouping.spectral import spectral_labels
 from grouping.structure import find_structure
+from grouping.verdict import detection_ratio
 from tests.grouping.planted import planted
 
 SIX_GROUPS = np.arange(60) % 6
@@ -35,7 +40,10 @@ def unlike_noise(a: float, b: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.repeat([a, b], 30))
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_groups": 6}, {"max_group_size": 10}, {"similarity": "cosine"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_groups": 6}, {"max_group_size": 10}, {"solver": "correlation"}, {"similarity": "cosine"}],
+)
 def test_without_noise_every_solver_finds_the_groups(settings: dict):
     """T1."""
     plan = make_plan(planted(SIX_GROUPS), names_of(SIX_GROUPS), GroupingConfig(**settings))
@@ -78,6 +86,62 @@ def test_groups_of_unlike_size_are_found():
     """T7, 4 seeds."""
     truth = np.repeat(range(5), [30, 15, 8, 4, 3])
     assert np.mean(agreements(lambda seed: planted(truth, sigma=2, seed=seed), truth, 4)) >= 0.95
+
+
+@pytest.mark.parametrize(("solver", "least"), [("spectral", 0.90), ("correlation", 0.95)])
+def test_tasks_that_belong_to_nobody_are_told_from_groups(solver: str, least: float):
+    """T8, 3 seeds: 4 groups of 12 and 12 tasks alone."""
+    truth = np.concatenate([np.repeat(range(4), 12), np.arange(4, 16)])
+    assert np.mean(agreements(lambda seed: planted(truth, sigma=2, seed=seed), truth, 3, solver=solver)) >= least
+
+
+@pytest.mark.parametrize(("num_tasks", "num_groups", "num_snapshots"), [(60, 6, 5), (60, 3, 3), (40, 2, 5)])
+def test_groups_are_right_where_the_ratio_is_one_and_lost_where_it_is_half(num_tasks, num_groups, num_snapshots):
+    """T20, 3 of 7 designs and 5 seeds; with few large groups it is the placing of single tasks that fails first."""
+    truth = np.arange(num_tasks) % num_groups
+    for sigma in (2, 4, 5, 6, 8):
+        ratios, found = [], []
+        for seed in range(5):
+            job = planted(truth, sigma=sigma, num_snapshots=num_snapshots, num_microbatches=4, seed=seed)
+            measured = cross_fitted(measure(job, names_of(truth)))
+            labels = spectral_labels(measured.numerator_TT, num_groups, seed=0)
+            assert labels is not None
+            ratio = detection_ratio(measured, labels)
+            assert ratio is not None
+            ratios.append(ratio)
+            found.append(adjusted_rand_score(truth, labels))
+        if np.mean(ratios) >= 1:
+            assert np.mean(found) >= 0.9
+        if np.mean(ratios) < 0.5:
+            assert np.mean(found) <= 0.5
+        if sigma == 2:
+            assert np.mean(ratios) >= 1
+
+
+@hypothesis_settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    sigma=st.sampled_from([0.0, 0.5, 3.0]),
+    at=st.integers(0, 9),
+    bad=st.sampled_from([0.0, np.nan, np.inf]),
+    similarity=st.sampled_from(["cross_fit", "cosine"]),
+)
+def test_a_task_without_a_direction_is_named_and_the_others_are_grouped_as_without_it(
+    labels, sigma, at, bad, similarity
+):
+    """T14; and the same seed gives the same plan."""
+    others, at = names_of(labels), min(at, len(labels))
+    gradients = planted(labels, sigma=sigma, num_params=60)
+    config = GroupingConfig(similarity=similarity)
+    without = make_plan(gradients, others, config)
+    names = [*others[:at], "broken", *others[at:]]
+    plan = make_plan(np.insert(gradients, at, bad, axis=2), names, config)
+    assert set(plan.excluded) == {"broken"}
+    assert {frozenset(group.tasks) for group in plan.groups} == {
+        frozenset(["broken"]),
+        *(frozenset(group.tasks) for group in without.groups),
+    }
+    assert make_plan(gradients, others, config) == without
 
 
 def test_a_zero_sum_simplex_needs_no_positive_cosine():

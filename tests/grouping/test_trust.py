@@ -3,7 +3,7 @@ made of."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from bench.schedule import World, lower_bound, makespan
 from grouping.affinities import agreements
@@ -48,6 +48,23 @@ def test_the_verdict_refuses_what_noise_hides_and_says_what_is_needed(sigma: flo
         assert plan.verdict.needed is not None and plan.verdict.needed > 50
         assert sure.rand_index < 0.1
         assert sure.word == "refuse"
+
+
+def test_tasks_that_stand_wrong_have_small_margins():
+    """T19, 2 seeds: noise 4.5, 6 snapshots, 4 microbatches."""
+    config, right, margins = GroupingConfig(num_groups=6), [], []
+    for seed in range(2):
+        gradients = planted(SIX_GROUPS, sigma=4.5, num_snapshots=6, num_microbatches=4, seed=seed)
+        measured = measure(gradients, names_of(SIX_GROUPS))
+        groups = [group.tasks for group in plan_from(measured, config, second_opinion=False).groups]
+        sure = confidence(gradients, measured, config, groups, resamples=30)
+        assert sure is not None
+        kind_of = dict(zip(names_of(SIX_GROUPS), SIX_GROUPS, strict=True))
+        most = {task: np.bincount([kind_of[t] for t in tasks]).argmax() for tasks in groups for task in tasks}
+        right += [most[task.task] == kind_of[task.task] for task in sure.tasks]
+        margins += [task.margin for task in sure.tasks]
+    assert not all(right)
+    assert roc_auc_score(right, margins) >= 0.9
 
 
 def test_tasks_of_one_kind_and_tasks_without_relation_show_no_groups():
@@ -154,6 +171,14 @@ def test_the_factored_form_finds_the_groups_of_many_tasks():
     groups = group_many(planted(truth, sigma=1, gamma=0.5, num_snapshots=3), names_of(truth), 20)
     found = {task: group for group, tasks in groups.items() for task in tasks}
     assert adjusted_rand_score(truth, [found[name] for name in names_of(truth)]) >= 0.95
+
+
+def test_the_factored_form_takes_tasks_that_coincide():
+    truth = np.arange(40) % 3
+    groups = group_many(np.eye(8)[truth] * np.ones((2, 2, 1, 1)), names_of(truth), 5)
+    assert sorted(task for tasks in groups.values() for task in tasks) == names_of(truth)
+    assert 3 <= len(groups) <= 5
+    assert all(len({int(task[4:]) % 3 for task in tasks}) == 1 for tasks in groups.values())
 
 
 def test_longest_first_dispatch_stays_within_five_percent_of_the_bound():
