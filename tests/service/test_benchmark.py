@@ -168,7 +168,9 @@ def test_what_cannot_be_measured_is_refused_in_words(changes: dict, told: str) -
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_benchmarks_are_understood(path: Path) -> None:
     spec = parse_bench(path.read_bytes())
-    assert spec.backbone.model == "demo" and len(spec.tasks) == 9 and spec.seeds == (1, 2, 3)
+    assert spec.backbone.model == "demo"
+    if path.stem != "demo_lr":  # the sweep: some of the tasks, on a draw of its own
+        assert len(spec.tasks) == 9 and spec.seeds == (1, 2, 3)
 
 
 def test_the_demo_benchmark_measures_every_method() -> None:
