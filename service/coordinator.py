@@ -5,11 +5,13 @@ before it was doing when it died.  It starts no training and reads no results; t
 """
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
-from service.errors import IllegalMove, RayUnavailable
+from service.errors import IllegalMove, RayUnavailable, StaleLease
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
 from service.settings import Settings
@@ -35,6 +37,9 @@ class Coordinator:
         self._ray = ray_jobs
         self._settings = settings
         self._clock = clock
+        self._holder = f"{socket.gethostname()}:{settings.home}"
+        self._fence: int | None = None
+        self._renew_at = 0.0
         self.ray_answers = True
         """Whether Ray answered at the last look."""
 
@@ -43,14 +48,29 @@ class Coordinator:
         while not stop.wait(self._settings.poll_seconds):
             try:
                 self.tick()
+            except StaleLease as error:
+                log.warning("%s", error)
+                self._renew_at = 0.0
             except Exception:
                 log.exception("the coordinator's look failed; it looks again in %.1f s", self._settings.poll_seconds)
+        self.rest()
+
+    def rest(self) -> None:
+        """Gives the lease back, so that another control plane can act at once."""
+        if self._fence is not None:
+            self._store.release_lease(self._fence)
+            self._fence = None
 
     def tick(self) -> None:
-        """One look: wishes that need no driver, drivers that ended or will not listen, jobs that can start."""
+        """One look: wishes that need no driver, drivers that ended or will not listen, jobs that can start.
+
+        None of it while another control plane holds the lease.  StaleLease if one took it over in the middle.
+        """
+        if not self._acts():
+            return
         for job in self._store.jobs_to_settle():
             to = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
-            self._store.move(job.id, to, attempt=None, expected=job.state)
+            self._move(job, to, attempt=None, expected=job.state)
         answers = self._ray.alive()
         if self.ray_answers and not answers:
             log.warning("Ray does not answer; jobs wait")
@@ -63,6 +83,17 @@ class Coordinator:
         for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
             self._each(self._start, job)
 
+    def _acts(self) -> bool:
+        """Whether this control plane holds the lease; it is renewed long before it runs out."""
+        if self._fence is not None and self._clock() < self._renew_at:
+            return True
+        held = self._store.hold_lease(self._holder, self._settings.lease_seconds, self._fence)
+        if (held is None) != (self._fence is None):
+            log.info("this control plane acts now" if held else "another control plane acts now")
+        self._fence = held
+        self._renew_at = self._clock() + self._settings.lease_seconds / 3
+        return held is not None
+
     def _each(self, step: Callable[[Job], None], job: Job) -> None:
         """One job's trouble with Ray holds up no other job; the next tick tries again."""
         try:
@@ -72,7 +103,7 @@ class Coordinator:
 
     def _start(self, job: Job) -> None:
         try:
-            attempt = self._store.start_attempt(job.id)
+            attempt = self._store.start_attempt(job.id, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
         self._ray.submit(job.id, attempt, job.name)
@@ -89,7 +120,7 @@ class Coordinator:
         elif job.desired == Desired.CANCEL and self._waited(job) > self._settings.cancel_grace_seconds:
             self._ray.stop(job.submission_id)
             reason = f"The driver did not stop within {self._settings.cancel_grace_seconds:g} s and was ended."
-            self._store.move(job.id, JobState.CANCELLED, attempt=job.attempt, reason=reason)
+            self._move(job, JobState.CANCELLED, reason=reason)
 
     def _bury(self, job: Job, status: str | None) -> None:
         """The driver is gone and left its job in the middle of things.
@@ -97,27 +128,24 @@ class Coordinator:
         The store is asked with the attempt's number: a driver that moved its job at the last moment wins.
         """
         if job.desired == Desired.CANCEL:
-            self._store.move(job.id, JobState.CANCELLED, attempt=job.attempt)
+            self._move(job, JobState.CANCELLED)
             return
         if job.desired == Desired.PAUSE:
-            self._store.move(job.id, JobState.PAUSED, attempt=job.attempt)
+            self._move(job, JobState.PAUSED)
             return
         failures = job.failures + 1
         why = self._why(job, status)
         if failures >= self._settings.max_attempts:
             reason = f"{why} That was the last of {self._settings.max_attempts} attempts."
-            self._store.move(job.id, JobState.FAILED, attempt=job.attempt, failures=failures, reason=reason)
+            self._move(job, JobState.FAILED, failures=failures, reason=reason)
             return
         wait = min(self._settings.retry_seconds * 2 ** (failures - 1), MAX_RETRY_SECONDS)
         reason = f"{why} Another one starts in {wait:g} s."
-        self._store.move(
-            job.id,
-            JobState.QUEUED,
-            attempt=job.attempt,
-            failures=failures,
-            not_before=self._clock() + wait,
-            reason=reason,
-        )
+        self._move(job, JobState.QUEUED, failures=failures, not_before=self._clock() + wait, reason=reason)
+
+    def _move(self, job: Job, to: JobState, **fields: Any) -> None:
+        """Moves the job as it was seen, under the lease."""
+        self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
 
     def _why(self, job: Job, status: str | None) -> str:
         if status is None or job.submission_id is None:

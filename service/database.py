@@ -87,6 +87,12 @@ class Database:
         ):
             yield connection
 
+    def clock(self, connection: Connection) -> float:
+        """Seconds since 1970 by the database's own clock, which all that share it agree on."""
+        if self.dialect == "postgresql" and self.now is time.time:
+            return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return self.now()  # an SQLite file is shared on one machine only
+
     def ping(self) -> None:
         """Raises what the driver raises if the database does not answer."""
         with self.read() as connection:

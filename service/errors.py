@@ -62,6 +62,10 @@ class IllegalMove(Conflict):
     """The table of allowed moves has no such move."""
 
 
+class StaleLease(Conflict):
+    """Whoever writes held a lease that somebody else holds by now."""
+
+
 class BadCursor(CohortError):
     """A page cursor that no listing handed out."""
 

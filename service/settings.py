@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """True: the API asks for no key.  Only for a machine that nobody else reaches."""
     poll_seconds: float = Field(default=0.5, gt=0)
     """Seconds between two looks of the coordinator, and of a driver at its wish."""
+    lease_seconds: float = Field(default=30.0, gt=0)
+    """How long another control plane on the same database waits before it takes over from one that fell silent."""
     max_running_jobs: int = Field(default=2, ge=1)
     """Jobs that hold a Ray Job at the same time; the others are queued."""
     max_attempts: int = Field(default=3, ge=1)

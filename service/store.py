@@ -25,6 +25,7 @@ from service.errors import (
     PlanNotFound,
 )
 from service.keys import KeyRows
+from service.leases import LeaseRows
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
@@ -36,7 +37,7 @@ _DRAINING = "draining"
 _PAST_PLANS = frozenset({"search", "train", "publish"})
 
 
-class Store(TrainingRows, KeyRows):
+class Store(TrainingRows, KeyRows, LeaseRows):
     """Jobs and all that belongs to them, in SQLite or PostgreSQL.  `Store("sqlite://")` keeps them in memory."""
 
     # jobs
@@ -204,9 +205,13 @@ class Store(TrainingRows, KeyRows):
 
     # moves
 
-    def start_attempt(self, job_id: str) -> int:
-        """QUEUED, PAUSED or AWAITING_APPROVAL -> STARTING; the new attempt's number, to which the job now belongs."""
+    def start_attempt(self, job_id: str, *, fence: int | None = None) -> int:
+        """QUEUED, PAUSED or AWAITING_APPROVAL -> STARTING; the new attempt's number, to which the job now belongs.
+
+        StaleLease, as for `move`.
+        """
         with self.write() as connection:
+            self._check_fence(connection, fence)
             job = _locked(connection, job_id)
             if job.state not in WAITING or job.desired != Desired.RUN:
                 raise IllegalMove(f"Job {job_id} is {job.state} and wished to {job.desired}: no attempt can start.")
@@ -227,6 +232,7 @@ class Store(TrainingRows, KeyRows):
         progress: dict[str, Any] | None = None,
         failures: int | None = None,
         not_before: float | None = None,
+        fence: int | None = None,
     ) -> bool:
         """Moves a job and says so in an event, in one transaction.
 
@@ -235,9 +241,12 @@ class Store(TrainingRows, KeyRows):
                 None: the service itself, which moves only jobs that no attempt owns.
             expected: the state the caller saw; False if the job has left it.
             reason: kept with the job, shown to its user.
+            fence: the token of the lease under which the caller moves.
         Raises: IllegalMove where the table has no such move; moving to the present state is no move, and True.
+            StaleLease if the lease has another token by now.
         """
         with self.write() as connection:
+            self._check_fence(connection, fence)
             job = _locked(connection, job_id)
             if attempt is not None and (job.attempt != attempt or not job.is_active):
                 return False

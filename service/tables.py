@@ -154,6 +154,15 @@ api_keys = Table(
     Column("revoked_at", Float),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("token", Integer, nullable=False),  # grows with every takeover: the fence
+    Column("expires_at", Float, nullable=False),  # by the database's clock
+)
+
 flags = Table(
     "flags",
     metadata,

@@ -55,6 +55,14 @@ def upgrade() -> None:
         batch_op.create_index("jobs_by_state", ["state", "id"], unique=False)
 
     op.create_table(
+        "leases",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("holder", sa.String(length=255), nullable=False),
+        sa.Column("token", sa.Integer(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("leases_key")),
+    )
+    op.create_table(
         "events",
         sa.Column("job_id", sa.String(length=32), nullable=False),
         sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
