@@ -109,7 +109,7 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _grouping_fits_the_tasks(self) -> "JobSpec":
         check_links(self.grouping, [task.name for task in self.tasks])
-        demands = ("num_groups", "max_group_size", "max_group_cost", "pinned", "must_link", "cannot_link")
+        demands = ("num_groups", "max_group_size", "max_group_cost", "pinned", "must_link", "cannot_link", "arbitrate")
         asked = [name for name in demands if getattr(self.grouping, name) != getattr(GroupingConfig(), name)]
         if self.trivial_sharing is not None and asked:
             sharing = sharing_of(self.method)
@@ -120,6 +120,17 @@ class JobSpec(Spec):
                 f"grouping: {quoted(asked)} given, but method.{chosen} forms no groups and would ignore it. "
                 f"Drop it{instead}."
             )
+        if self.grouping.arbitrate and len(self.tasks) == 1:
+            raise ValueError(
+                "grouping: arbitrate given, but a single task has nothing to be grouped with. Drop it, or add tasks."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comparisons_have_images(self) -> "JobSpec":
+        blind = [task.name for task in self.tasks if _has_no_validation_images(task)]
+        for compared in self.compared_on_validation if blind else ():
+            raise ValueError(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
         return self
 
     @model_validator(mode="after")
@@ -127,8 +138,6 @@ class JobSpec(Spec):
         if self.search is None:
             return self
         check_search(self.search, self.method, self.training, self._check_searched)
-        if blind := [task.name for task in self.tasks if _has_no_validation_images(task)]:
-            raise ValueError(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
         kinds = sorted({task.kind for task in self.tasks})
         if self.search.metric == "val_loss" and len(kinds) > 1:
             raise ValueError(
@@ -167,9 +176,15 @@ class JobSpec(Spec):
         sharing = sharing_of(self.method) or "all"
         return sharing if sharing == "alone" or sharing == "all" else None
 
+    @property
+    def compared_on_validation(self) -> list[str]:
+        """What the job compares on validation images, with the field that asks for it."""
+        searched = [] if self.search is None else ["search: settings"]
+        return [*searched, *(["grouping.arbitrate: groups"] if self.grouping.arbitrate else [])]
+
 
 NO_VALIDATION = (
-    "settings are compared on validation images, and {tasks} would have none. "
+    "{compared} are compared on validation images, and {tasks} would have none. "
     "Give val_shots, val_fraction or a val source."
 )
 

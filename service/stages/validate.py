@@ -31,8 +31,8 @@ def validate(run: JobRun) -> None:
 
     supervise(run, [ValidateWork(**run.common(), groups=(unit,), methods=_methods(run.spec))], on_end)
     blind = [task["name"] for task in found["tasks"] if not task["num_val"]]
-    if run.spec.search is not None and blind:
-        raise StageFailed(f"search: {NO_VALIDATION.format(tasks=quoted(blind))}")
+    for compared in run.spec.compared_on_validation if blind else ():
+        raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
     run.check()
     run.files.write_json(ARTIFACT, found)
     unreadable = sum(task["num_unreadable"] for task in found["tasks"])

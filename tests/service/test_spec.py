@@ -85,6 +85,17 @@ def test_a_spec_survives_its_own_json() -> None:
             "search: settings are compared on validation images, and 'art' would have none. Give val_shots",
         ),
         ({"search": SEARCH, "tasks": [{**FOLDER, "split": {"fraction": 0.5}}]}, "", "'art' would have none"),
+        (
+            {
+                "grouping": {"arbitrate": True},
+                "tasks": [TASK, {**FOLDER, "name": "photo", "split": {"shots": 4, "val_shots": 0}}],
+            },
+            "",
+            "grouping.arbitrate: groups are compared on validation images, and 'photo' would have none.",
+        ),
+        ({"grouping": {"arbitrate": True}, "tasks": [TASK]}, "", "a single task has nothing to be grouped with"),
+        ({"grouping": {"arbitrate": True}, "method": {"kind": "mmap", "sharing": "all"}}, "", "forms no groups"),
+        ({"grouping": {"arbitrate_share": 0}}, "grouping.arbitrate_share", "greater than 0"),
         ({"tasks": [{**TASK, "split": 3}]}, "tasks[0].split", "dictionary"),
     ],
 )
