@@ -1,18 +1,21 @@
 """How fast a training step is, as ratios to the image tower's own forward and activation backward (the yardstick).
 
-    python -m bench.speed [--precision fp32 bf16] [--rounds 3] [--model ViT-B-16] [--methods]
+    python -m bench.speed [--precision fp32 bf16] [--rounds 3] [--model ViT-B-16] [--methods [KIND ...]]
 
-With `--methods` one step of every method that trains inside the towers is measured instead of MmAP in all its parts.
+With `--methods` one step of every method that trains inside the towers is measured instead of MmAP in all its parts;
+where kinds are named, of these alone, and no record is written.
 
 Every round runs all contestants one after the other, so a machine that slows down slows all of them; the median of the
-rounds' ratios is reported.  Weights are random: speed does not depend on them.
+rounds' ratios is reported.  A first round warms up and does not count.  Weights are random: speed does not depend on
+them.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +61,7 @@ TARGETS = {
 PROMPTS = ("coop", "vpt", "vl_prompts", "maple", "mmap")
 ADAPTERS = ("adapter", "cavl_adapter", "hyperformer", "compacter", "lora", "shortcut")
 OTHERS = ("bitfit", "layer_norm", "full_fine_tuning")
+METHODS = (*PROMPTS, *ADAPTERS, *OTHERS)
 
 
 def main() -> None:
@@ -65,17 +69,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B-16")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="default: 3; 1 with --methods, whose rounds are long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--methods", action="store_true")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, metavar="KIND", help=f"of {', '.join(METHODS)}")
     arguments = parser.parse_args()
+    kinds = arguments.methods
+    rounds = (3 if kinds is None else 1) if arguments.rounds is None else arguments.rounds
     for precision in arguments.precision:
         torch.manual_seed(0)
         config = BackboneConfig(model=arguments.model, pretrained="random", precision=precision)
         clip = freeze(create_untrained(arguments.model), new_tokenizer(77), config, device=arguments.device)
-        measured = measure_methods if arguments.methods else measure
-        name = f"speed{'-methods' * arguments.methods}-{arguments.device}-{precision}"
-        _write(name, arguments, precision, measured(clip, arguments.rounds))
+        ratios = measure(clip, rounds) if kinds is None else measure_methods(clip, rounds, kinds or METHODS)
+        for label, ratio in ratios.items():
+            print(f"{precision}  {label:<64}{ratio:6.2f}", flush=True)
+        if not kinds:
+            command = f"python -m bench.speed --model {arguments.model} --precision {precision} --rounds {rounds}"
+            _write(f"{arguments.device}-{precision}", command, ratios, methods=kinds is not None)
 
 
 def measure(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
@@ -99,15 +108,15 @@ def measure(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
     return ratios
 
 
-def measure_methods(clip: FrozenCLIP, rounds: int) -> dict[str, float]:
-    """One step of every method at 65 classes x 16 images, four tasks that share it, as a ratio to the yardstick."""
+def measure_methods(clip: FrozenCLIP, rounds: int, kinds: Sequence[str]) -> dict[str, float]:
+    """One step of these methods at 65 classes x 16 images, four tasks that share it, as a ratio to the yardstick."""
     data = _tasks(clip, 4, 65, 16, shared_classes=True)
     contestants = {"yardstick": _yardstick(clip, 64)}
-    for kind in (*PROMPTS, *ADAPTERS, *OTHERS):
+    for kind in kinds:
         config = TypeAdapter(MethodConfig).validate_python({"kind": kind, "sharing": "all"})
         contestants[kind] = _joint_step(clip, data, 16, config)
     times = _race(clip, contestants, rounds)
-    return {f"{kind} step": _ratio(times, kind, "yardstick") for kind in contestants if kind != "yardstick"}
+    return {f"{kind} step": _ratio(times, kind, "yardstick") for kind in kinds}
 
 
 def _tasks(clip: FrozenCLIP, num: int, classes: int, images: int, *, shared_classes: bool) -> dict[str, TaskData]:
@@ -186,6 +195,7 @@ def _unshared(clip: FrozenCLIP) -> TextTower:
 
 
 def _race(clip: FrozenCLIP, contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every counted round."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
@@ -193,8 +203,10 @@ def _race(clip: FrozenCLIP, contestants: dict[str, Callable[[], None]], rounds: 
             run()
             if clip.device.type == "cuda":
                 torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+            print(f"round {turn} of {rounds}: {name} {seconds:.2f} s", file=sys.stderr, flush=True)
             if turn:  # the first round warms up
-                times[name].append(time.perf_counter() - started)
+                times[name].append(seconds)
     return times
 
 
@@ -202,14 +214,10 @@ def _ratio(times: dict[str, list[float]], above: str, below: str) -> float:
     return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
 
-def _write(name: str, arguments: argparse.Namespace, precision: str, ratios: dict[str, float]) -> None:
-    command = f"python -m bench.speed --model {arguments.model} --precision {precision} --rounds {arguments.rounds}"
-    command += " --methods" * arguments.methods
-    write_record(
-        name, command, {"targets": TARGETS, "ratios": {label: round(value, 3) for label, value in ratios.items()}}
-    )
-    for label, ratio in ratios.items():
-        print(f"{precision}  {label:<64}{ratio:6.2f}")
+def _write(machine: str, command: str, ratios: dict[str, float], *, methods: bool) -> None:
+    rounded = {label: round(value, 3) for label, value in ratios.items()}
+    name = f"speed{'-methods' * methods}-{machine}"
+    write_record(name, command + " --methods" * methods, {"targets": TARGETS, "ratios": rounded})
 
 
 if __name__ == "__main__":
