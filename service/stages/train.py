@@ -1,7 +1,6 @@
 """Stage `train`: the plan's groups and the baselines, costliest first, packed onto the device workers.
 
-A group is finished when its `result.json` is there, so a restart trains only what is missing.  A pass that fails is
-split in two and tried again from its checkpoints, until the group at fault fails alone and its siblings are done.
+A group is finished when its `result.json` is there, so a restart trains only what is missing.
 """
 
 import math
@@ -10,24 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.costs import learned_costs
 from service.scores import in_words
 from service.stages.group import read_plan
-from service.stages.run import Interrupted, JobRun, StageFailed
+from service.stages.passes import Landing, run_passes
+from service.stages.run import JobRun, StageFailed
 from service.stages.search import tuned
-from service.stages.supervise import supervise
 from service.stages.units import TrainUnits, can_share, train_units
-from service.stages.validate import class_lists, datasets, fingerprints, tell_left_out
+from service.stages.validate import class_lists, datasets, tell_left_out
 from service.states import JobState
-from workers.launching.board import Outcome
-from workers.launching.cost_model import CostModel
-from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
-from workers.launching.work import GroupUnit, PassWork, Work
-from workers.training.config import TrainConfig
+from workers.launching.work import GroupUnit
 from workers.training.results import RESULT, GroupResult
-
-MAX_CRASHES = 2
-"""Times that a group's process may vanish under it before the group is given up."""
 
 
 @dataclass
@@ -53,7 +44,7 @@ def train(run: JobRun) -> Trained:
     trained = Trained(train_units(run.spec, read_plan(run), sizes, class_lists(run), settings))
     run.put_groups(trained.units.units)
     _land_finished(run, trained, trained.units.units)
-    _train_missing(run, trained)
+    run_passes(run, trained.units.units, trained.units.trainings, _Results(run, trained))
     if not any(group in trained.results for group in trained.units.planned.values()):
         reasons = "; ".join(f"{group}: {reason}" for group, reason in trained.failures.items())
         raise StageFailed(f"No group could be trained. {reasons}")
@@ -61,92 +52,25 @@ def train(run: JobRun) -> Trained:
     return trained
 
 
-def _train_missing(run: JobRun, trained: Trained) -> None:
-    model = learned_costs(run.store, run.spec)
-    missing = [unit.priced(model) for unit in trained.units.units if unit.id not in trained.results]
-    if not missing:
-        return
-    devices = run.spec.resources.devices_per_group
-    if devices == 1:
-        alike: dict[TrainConfig, list[GroupUnit]] = {}  # one pass has one optimiser's settings
-        for unit in missing:
-            alike.setdefault(trained.units.trainings[unit.id], []).append(unit)
-        passes = [
-            members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
-        ]
-    else:
-        passes = [[unit] for unit in missing]
-    passes.sort(key=_cost, reverse=True)
-    if model is not None:
-        _tell_expected(run, passes, model)
-    crashes = dict.fromkeys((unit.id for unit in missing), 0)
+class _Results(Landing):
+    """Units leave their result in a folder of their own; one that is there was trained by an attempt before."""
 
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
-        _land_finished(run, trained, work.groups)
-        unfinished = [unit for unit in work.groups if unit.id not in trained.results]
-        if not unfinished:
-            return []
-        for unit in unfinished:
-            crashes[unit.id] += outcome.fault == "crash"
-        ids = ", ".join(unit.id for unit in unfinished)
-        if len(unfinished) > 1:
-            run.event("pass_split", f"{ids}: {outcome.error} Trying them in two halves.", level="warning")
-            half = (len(unfinished) + 1) // 2
-            return [_pass_work(run, trained, part) for part in (unfinished[:half], unfinished[half:])]
-        (unit,) = unfinished
-        if outcome.fault == "crash" and crashes[unit.id] < MAX_CRASHES:
-            run.event("group_retried", f"{ids}: {outcome.error} Trying once more.", level="warning")
-            return [_pass_work(run, trained, [unit])]
-        trained.failures[unit.id] = outcome.error or "it ended without a result"
-        run.update_group(unit.id, state="failed", reason=trained.failures[unit.id])
-        run.files.append_log(unit.id, [trained.failures[unit.id], *outcome.traceback.splitlines()])
-        run.event("group_failed", f"{unit.id} ({', '.join(unit.tasks)}): {trained.failures[unit.id]}", level="error")
-        return []
+    evaluate = "test"
 
-    run.launcher.announce(run.job, run.attempt, missing, devices=devices)
-    try:
-        supervise(
-            run,
-            [_pass_work(run, trained, units) for units in passes],
-            on_end,
-            lambda: _land_finished(run, trained, missing),
-        )
-    except Interrupted:
-        _land_finished(run, trained, missing)  # what finished while the others wrote their checkpoints
-        raise
+    def __init__(self, run: JobRun, trained: Trained) -> None:
+        self._run, self._trained = run, trained
 
+    def directory(self, unit: GroupUnit) -> Path:
+        return _directory(self._run, unit.id)
 
-def _cost(units: Sequence[GroupUnit]) -> float:
-    return sum(unit.cost for unit in units)
+    def is_done(self, unit: GroupUnit) -> bool:
+        return unit.id in self._trained.results
 
+    def land(self, units: Sequence[GroupUnit]) -> None:
+        _land_finished(self._run, self._trained, units)
 
-def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:
-    """When the groups should be done, as those before them were."""
-    workers = run.launcher.capacity(run.spec.resources.devices_per_group)
-    seconds = max(sum(map(_cost, of_worker)) for of_worker in longest_first(passes, num_bins=workers, cost=_cost))
-    units = [unit for units in passes for unit in units]
-    run.event(
-        "expected",
-        f"{len(units)} group(s) and baselines in {len(passes)} pass(es), longest first, on up to {workers} worker(s): "
-        f"about {seconds:.0f} s of training steps, as the {model.num_groups} finished before them took.",
-        data={"seconds": seconds, "groups": {unit.id: unit.cost for unit in units if unit.num_steps}},
-    )
-
-
-def _pass_work(run: JobRun, trained: Trained, units: list[GroupUnit]) -> PassWork:
-    needed = {task for unit in units for task in unit.tasks}
-    common = run.common()
-    common["tasks"] = tuple(task for task in run.spec.tasks if task.name in needed)
-    steps = max(unit.num_steps for unit in units)
-    training = trained.units.trainings[units[0].id]
-    return PassWork(
-        **common,
-        groups=tuple(units),
-        fingerprints=fingerprints(run),
-        devices=run.spec.resources.devices_per_group,
-        training=training if steps == 0 else training.model_copy(update={"max_steps": steps}),
-        directories={unit.id: _directory(run, unit.id) for unit in units},
-    )
+    def fail(self, unit: GroupUnit, reason: str) -> None:
+        self._trained.failures[unit.id] = reason
 
 
 def _directory(run: JobRun, group: str) -> Path:

@@ -104,7 +104,7 @@ class PassWork(Work):
     training: TrainConfig
     directories: Mapping[str, Path]
     evaluate: Literal["test", "validation"] = "test"
-    """`validation`: a trial of a search, which leaves no result and never looks at test images."""
+    """`validation`: a trial, which leaves the scores of validation images and never looks at test images."""
 
 
 @dataclass(frozen=True, kw_only=True)

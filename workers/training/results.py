@@ -10,6 +10,7 @@ from secrets import token_hex
 LEARNED = "learned.safetensors"
 TEXT_FEATURES = "text_features.safetensors"
 RESULT = "result.json"
+VALIDATION = "validation.json"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,37 @@ class GroupResult:
             digests[name] = sha256(content).hexdigest()
         content = json.dumps(asdict(self) | {"sha256": digests}, allow_nan=False).encode()
         write_atomically(directory / RESULT, content)
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What a trial leaves behind: how its tasks did on their validation images in the end."""
+
+    group: str
+    tasks: tuple[str, ...]
+    metrics: dict[str, str]
+    """Task -> what its scores are."""
+    scores: dict[str, float]
+    """Task -> 0..1, higher is better."""
+    per_image: dict[str, list[float]]
+    """Task -> one figure per validation image, as in `TaskResult`."""
+    seconds: float
+    """Time in training steps, all attempts together."""
+    steps: int
+    images: int
+    """Training images seen."""
+
+    @staticmethod
+    def read(directory: Path) -> "ValidationResult | None":
+        """What a trial left in its directory, or None if it has not finished."""
+        path = directory / VALIDATION
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        return ValidationResult(**stored | {"tasks": tuple(stored["tasks"])})
+
+    def write(self, directory: Path) -> None:
+        write_atomically(directory / VALIDATION, json.dumps(asdict(self), allow_nan=False).encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -26,7 +26,7 @@ from workers.training.config import TrainConfig, TrainSettings, decide
 from workers.training.evaluate import Scores, class_features, score
 from workers.training.features import FeatureCache, task_features
 from workers.training.forward import ClassLists
-from workers.training.results import GroupResult, Progress, TaskResult
+from workers.training.results import GroupResult, Progress, TaskResult, ValidationResult
 from workers.training.schedule import learning_rate
 
 CURVE_POINTS = 200
@@ -80,6 +80,7 @@ class GroupRun:
         self.scores: dict[str, float] = {}
         self.val_losses: dict[str, float] = {}
         self.validated_at = -1
+        self._validated: dict[str, Scores] = {}
         self._optimizer = _build_optimizer(self.method.parameters(), config) if trains else None
         is_half = clip.image.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
@@ -143,7 +144,7 @@ class GroupRun:
         """Scores every task that has validation images; `check` raises to interrupt, and then nothing has changed."""
         tasks = [task for task, data in self.data.items() if len(data.val.labels)]
         texts = class_features(self._clip, self.method, self._lists) if tasks else {}
-        found = {task: self._score(task, "val", texts, check) for task in tasks}
+        self._validated = found = {task: self._score(task, "val", texts, check) for task in tasks}
         self.scores = {task: scores.score for task, scores in found.items()}
         self.val_losses = {task: scores.loss for task, scores in found.items()}
         self.curves += [{"step": self.step, "task": task, "val_score": value} for task, value in self.scores.items()]
@@ -180,6 +181,26 @@ class GroupRun:
             details=details,
         )
         result.write(self.work.directory, pack_tensors(self.method.state()), pack_tensors(texts))
+        remove_checkpoints(self.work.directory)
+        return result
+
+    def finish_validation(self, check: Callable[[], None]) -> ValidationResult:
+        """Writes how the validation images were scored at the end; nothing looks at test images."""
+        if not self._validated:  # stopped between the last validation and here
+            self.validate(check)
+        self.refuse_non_finite(self.val_losses)
+        found = self._validated
+        result = ValidationResult(
+            group=self.work.id,
+            tasks=self.work.tasks,
+            metrics={task: scores.metric for task, scores in found.items()},
+            scores=self.scores,
+            per_image={task: scores.per_image.tolist() for task, scores in found.items()},
+            seconds=self.seconds,
+            steps=self.step,
+            images=self.step * self.images_per_step,
+        )
+        result.write(self.work.directory)
         remove_checkpoints(self.work.directory)
         return result
 

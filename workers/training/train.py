@@ -52,9 +52,10 @@ def train(
     `should_stop` is asked before every step and every batch that is evaluated or encoded for the cache; when it turns
     true, unfinished groups are checkpointed and `Stopped` is raised.  `on_step` sees a group after every step (and once
     before the first).
-    `evaluate` says what is scored: with `validation` the test images are not looked at, with `none` no image is, and
-    either way nothing is written but checkpoints.  `features` keeps what feature-side methods computed for the next
-    call.  A loss that is no number raises ValueError with task, step and learning rate.
+    `evaluate` says what is scored: with `validation` the test images are not looked at and each group leaves the scores
+    of its validation images; with `none` no image is, and nothing is written but checkpoints.  `features` keeps what
+    feature-side methods computed for the next call.  A loss that is no number raises ValueError with task, step and
+    learning rate.
     """
     ranks = ranks or Ranks()
     lists = ClassLists(clip)
@@ -90,6 +91,8 @@ def train(
                     done[run.work.id] = run.finish(check)
                 if evaluate != "none" and ranks.writes:
                     report(run.progress())
+                if evaluate == "validation" and ranks.writes:
+                    run.finish_validation(check)
                 runs.remove(run)
             if runs and ranks.any(should_stop(), clip.device):
                 raise Stopped

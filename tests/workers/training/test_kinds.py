@@ -25,7 +25,7 @@ from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists
 from workers.training.gradients import task_gradients
 from workers.training.kinds import image_losses, measure
-from workers.training.results import GroupResult
+from workers.training.results import VALIDATION, GroupResult, ValidationResult
 from workers.training.run import GroupRun, GroupWork
 from workers.training.signatures import profile
 from workers.training.train import train
@@ -210,7 +210,13 @@ def test_validation_alone_never_looks_at_a_test_image(
     work = GroupWork("g1", tuple(blind), MMAP, tmp_path)
     assert train(tiny_clip, [work], blind, CONFIG, evaluate="validation", report=told.append) == {}
     assert set(told[-1].scores) == set(told[-1].val_losses) == set(mixed_tasks)
-    assert not list(tmp_path.glob("*.json"))
+    assert [path.name for path in tmp_path.iterdir()] == [VALIDATION]
+    left = ValidationResult.read(tmp_path)
+    assert left is not None and left.scores == told[-1].scores and left.tasks == tuple(mixed_tasks)
+    for name, task in mixed_tasks.items():  # a figure per image: of one label, of several, and of captions
+        assert len(left.per_image[name]) == len(task.val.keys)
+        if task.kind == "classification":
+            assert np.mean(left.per_image[name]) == pytest.approx(left.scores[name])
 
 
 def test_captions_that_read_alike_are_right_for_all_their_images(

@@ -1,0 +1,138 @@
+"""Trains units that have no result yet, costliest first, packed into passes of the device workers.
+
+A pass that fails is split in two and tried again from its checkpoints, until the unit at fault fails alone and its
+siblings are done.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from service.costs import learned_costs
+from service.stages.run import Interrupted, JobRun
+from service.stages.supervise import supervise
+from service.stages.validate import fingerprints
+from workers.launching.board import Outcome
+from workers.launching.cost_model import CostModel
+from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
+from workers.launching.work import GroupUnit, PassWork, Work
+from workers.training.config import TrainConfig
+
+MAX_CRASHES = 2
+"""Times that a unit's process may vanish under it before the unit is given up."""
+
+
+class Landing(ABC):
+    """Where the results of units come down, and what is done about those that fail."""
+
+    evaluate: Literal["test", "validation"]
+
+    @abstractmethod
+    def directory(self, unit: GroupUnit) -> Path:
+        """For the unit's checkpoints and what it leaves."""
+
+    @abstractmethod
+    def is_done(self, unit: GroupUnit) -> bool:
+        """Whether its result was taken in."""
+
+    @abstractmethod
+    def land(self, units: Sequence[GroupUnit]) -> None:
+        """Takes in the results that are there and were not yet, in the middle of a pass as well."""
+
+    @abstractmethod
+    def fail(self, unit: GroupUnit, reason: str) -> None:
+        """The unit is given up."""
+
+
+def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, TrainConfig], landing: Landing) -> None:
+    """Trains every unit to its result or its failure; `trainings` are by unit id.
+
+    A wish ends it with `Interrupted` once all have written their checkpoints.
+    """
+    model = learned_costs(run.store, run.spec)
+    missing = [unit.priced(model) for unit in units if not landing.is_done(unit)]
+    if not missing:
+        return
+    devices = run.spec.resources.devices_per_group
+    if devices == 1:
+        alike: dict[TrainConfig, list[GroupUnit]] = {}  # one pass has one optimiser's settings
+        for unit in missing:
+            alike.setdefault(trainings[unit.id], []).append(unit)
+        passes = [
+            members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
+        ]
+    else:
+        passes = [[unit] for unit in missing]
+    passes.sort(key=_cost, reverse=True)
+    if model is not None:
+        _tell_expected(run, passes, model)
+    crashes = dict.fromkeys((unit.id for unit in missing), 0)
+
+    def pass_work(units: list[GroupUnit]) -> PassWork:
+        return _pass_work(run, units, trainings[units[0].id], landing)
+
+    def on_end(work: Work, outcome: Outcome) -> list[Work]:
+        landing.land(work.groups)
+        unfinished = [unit for unit in work.groups if not landing.is_done(unit)]
+        if not unfinished:
+            return []
+        for unit in unfinished:
+            crashes[unit.id] += outcome.fault == "crash"
+        ids = ", ".join(unit.id for unit in unfinished)
+        if len(unfinished) > 1:
+            run.event("pass_split", f"{ids}: {outcome.error} Trying them in two halves.", level="warning")
+            half = (len(unfinished) + 1) // 2
+            return [pass_work(part) for part in (unfinished[:half], unfinished[half:])]
+        (unit,) = unfinished
+        if outcome.fault == "crash" and crashes[unit.id] < MAX_CRASHES:
+            run.event("group_retried", f"{ids}: {outcome.error} Trying once more.", level="warning")
+            return [pass_work([unit])]
+        reason = outcome.error or "it ended without a result"
+        landing.fail(unit, reason)
+        run.update_group(unit.id, state="failed", reason=reason)
+        run.files.append_log(unit.id, [reason, *outcome.traceback.splitlines()])
+        level = "warning" if unit.kind == "trial" else "error"
+        run.event("group_failed", f"{unit.id} ({', '.join(unit.tasks)}): {reason}", level=level)
+        return []
+
+    run.launcher.announce(run.job, run.attempt, missing, devices=devices)
+    try:
+        supervise(run, [pass_work(units) for units in passes], on_end, lambda: landing.land(missing))
+    except Interrupted:
+        landing.land(missing)  # what finished while the others wrote their checkpoints
+        raise
+
+
+def _cost(units: Sequence[GroupUnit]) -> float:
+    return sum(unit.cost for unit in units)
+
+
+def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:
+    """When the units should be done, as those before them were."""
+    workers = run.launcher.capacity(run.spec.resources.devices_per_group)
+    seconds = max(sum(map(_cost, of_worker)) for of_worker in longest_first(passes, num_bins=workers, cost=_cost))
+    units = [unit for units in passes for unit in units]
+    what = "trial(s)" if all(unit.kind == "trial" for unit in units) else "group(s) and baselines"
+    run.event(
+        "expected",
+        f"{len(units)} {what} in {len(passes)} pass(es), longest first, on up to {workers} worker(s): "
+        f"about {seconds:.0f} s of training steps, as the {model.num_groups} finished before them took.",
+        data={"seconds": seconds, "groups": {unit.id: unit.cost for unit in units if unit.num_steps}},
+    )
+
+
+def _pass_work(run: JobRun, units: list[GroupUnit], training: TrainConfig, landing: Landing) -> PassWork:
+    needed = {task for unit in units for task in unit.tasks}
+    common = run.common()
+    common["tasks"] = tuple(task for task in run.spec.tasks if task.name in needed)
+    steps = max(unit.num_steps for unit in units)
+    return PassWork(
+        **common,
+        groups=tuple(units),
+        fingerprints=fingerprints(run),
+        devices=run.spec.resources.devices_per_group,
+        training=training if steps == 0 else training.model_copy(update={"max_steps": steps}),
+        directories={unit.id: landing.directory(unit) for unit in units},
+        evaluate=landing.evaluate,
+    )
