@@ -10,6 +10,7 @@ from grouping.plan import Plan, plan_from, trivial_plan
 from grouping.review import Review, review
 from service.artifacts import plan_path, review_path
 from service.measurements import read_gradients, read_measurement, task_costs
+from service.stages.arbitrate import add_arbitrated
 from service.stages.aside import aside
 from service.stages.run import Interrupted, JobRun
 from service.states import JobState
@@ -21,6 +22,7 @@ def group(run: JobRun) -> None:
     if all(plan.attempt is None for plan in run.store.plans(run.job)):  # what people asked for is beside it
         _propose(run)
     _restore(run)
+    _arbitrate(run)
     review_plans(run)
     if approved_plan(run) is None:
         raise Interrupted(JobState.AWAITING_APPROVAL, "the plan waits for approval")
@@ -83,7 +85,20 @@ def _propose(run: JobRun) -> None:
     else:
         plan = aside(run, lambda: plan_from(measurement(run), run.spec.grouping, costs=costs(run)))
     run.check()
-    number = run.add_plan(plan, approved=not run.spec.grouping.approve)
+    config = run.spec.grouping
+    _tell(run, run.add_plan(plan, approved=not config.approve and not config.arbitrate), plan)
+
+
+def _arbitrate(run: JobRun) -> None:
+    """Puts the job's own plan to the test where the user asks for it and has approved none in the meantime."""
+    plans = [plan for plan in run.store.plans(run.job) if plan.attempt is not None]
+    is_done = any(plan.outline.origin == "arbitrated" for plan in plans)
+    if run.spec.grouping.arbitrate and not is_done and approved_plan(run) is None:
+        tested = Plan.model_validate_json(run.files.read_text(plan_path(plans[0].number)))
+        _tell(run, *add_arbitrated(run, tested))
+
+
+def _tell(run: JobRun, number: int, plan: Plan) -> None:
     groups = "; ".join(f"{group.id}: {', '.join(group.tasks)}" for group in plan.groups)
     run.event(
         "planned",
