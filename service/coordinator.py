@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import IllegalMove, RayUnavailable, StaleLease
+from service.errors import IllegalMove, JobNotFound, RayUnavailable, StaleLease
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
 from service.settings import Settings
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 MAX_RETRY_SECONDS = 360.0
 SUBMIT_SECONDS = 60.0
 """How long Ray may refuse an attempt's driver before the attempt counts as dead."""
+SWEEP_SECONDS = 20.0
+"""Between two looks for drivers that nobody waits for."""
+LEAVE_SECONDS = 20.0
+"""How long a driver may take to end after its job has moved on."""
 _WHY_LINES = 12
 
 
@@ -40,6 +44,7 @@ class Coordinator:
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
         self._renew_at = 0.0
+        self._sweep_at = 0.0
         self.ray_answers = True
         """Whether Ray answered at the last look."""
 
@@ -79,6 +84,9 @@ class Coordinator:
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
+        if self._clock() >= self._sweep_at:
+            self._sweep_at = self._clock() + SWEEP_SECONDS
+            self._sweep()
         capacity = self._settings.max_running_jobs - len(self._store.active_jobs())
         for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
             self._each(self._start, job)
@@ -121,6 +129,26 @@ class Coordinator:
             self._ray.stop(job.submission_id)
             reason = f"The driver did not stop within {self._settings.cancel_grace_seconds:g} s and was ended."
             self._move(job, JobState.CANCELLED, reason=reason)
+
+    def _sweep(self) -> None:
+        """Ends drivers that nobody waits for: of attempts that are over, and of jobs that have moved on without them.
+
+        A driver that just moved its job is given time to end by itself; drivers of jobs that this database does not
+        know belong to somebody else.
+        """
+        try:
+            drivers = self._ray.unfinished()
+        except RayUnavailable as error:
+            log.warning("%s", error)
+            return
+        for submission, job_id in drivers.items():
+            try:
+                job = self._store.get_job(job_id)
+            except JobNotFound:
+                continue
+            owns = job.is_active and job.submission_id == submission
+            if not owns and self._clock() - job.state_since.timestamp() > LEAVE_SECONDS and self._ray.stop(submission):
+                log.warning("driver %s was left over and is ended: %s is %s", submission, job_id, job.state)
 
     def _bury(self, job: Job, status: str | None) -> None:
         """The driver is gone and left its job in the middle of things.

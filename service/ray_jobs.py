@@ -22,6 +22,7 @@ from service.records import submission_id
 DRIVER = (sys.executable, "-m", "service.driver")
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Statuses of a Ray Job whose driver has ended; the others are PENDING and RUNNING."""
+_JOB = "cohort_job"
 _HTTP_SECONDS = 10.0
 _LOG_CHARACTERS = 4000
 
@@ -35,6 +36,10 @@ class DriverJobs(Protocol):
 
     def status(self, submission: str) -> str | None:
         """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; None: Ray knows no such job."""
+        ...
+
+    def unfinished(self) -> dict[str, str]:
+        """Submission id -> job id, of every driver of a Cohort job that has not ended; the jobs may be others' own."""
         ...
 
     def stop(self, submission: str) -> bool:
@@ -87,7 +92,7 @@ class RayJobs:
                 self._client.submit_job(
                     entrypoint=shlex.join([*self._entrypoint, job_id, str(attempt)]),
                     submission_id=submission,
-                    metadata={"job_name": name, "cohort_job": job_id, "cohort_attempt": str(attempt)},
+                    metadata={"job_name": name, _JOB: job_id, "cohort_attempt": str(attempt)},
                     entrypoint_num_cpus=0,
                 )
             except RuntimeError:  # Ray answers 500 to an id it has already, and to real trouble
@@ -103,6 +108,15 @@ class RayJobs:
                 if "404" in str(error):
                     return None
                 raise
+
+    def unfinished(self) -> dict[str, str]:
+        with _asking(self.address):
+            found = self._client.list_jobs()
+        return {
+            each.submission_id: each.metadata[_JOB]
+            for each in found
+            if each.submission_id and each.status not in ENDED and each.metadata and _JOB in each.metadata
+        }
 
     def stop(self, submission: str) -> bool:
         if self.status(submission) in (None, *ENDED):
@@ -153,6 +167,10 @@ class FakeRayJobs:
     def status(self, submission: str) -> str | None:
         with self._asking():
             return self._statuses.get(submission)
+
+    def unfinished(self) -> dict[str, str]:
+        with self._asking():
+            return {each: each.rpartition("-a")[0] for each, status in self._statuses.items() if status not in ENDED}
 
     def stop(self, submission: str) -> bool:
         with self._asking():

@@ -284,3 +284,28 @@ def test_the_loop_goes_on_after_a_look_that_failed(world: World) -> None:
     settings = world.settings.model_copy(update={"poll_seconds": 0.001})
     Breaking(world.store, world.ray, settings).run(stop)
     assert len(looks) == 3
+
+
+def test_a_driver_that_nobody_waits_for_is_ended_and_no_other(world: World) -> None:
+    stale = world.training()
+    world.store.move(stale, JobState.QUEUED, attempt=1)  # taken back, but its driver lives on
+    world.tick()
+    assert world.job(stale).attempt == 2
+    mine = world.training()
+    world.ray.submit("job-of-another-service", 1, "another")
+    world.tick(15)
+    left = {f"{stale}-a2", f"{mine}-a1", "job-of-another-service-a1"}
+    assert set(world.ray.unfinished()) == left | {f"{stale}-a1"}  # it had no time to end by itself yet
+    world.tick(10)
+    assert set(world.ray.unfinished()) == left
+
+
+def test_a_driver_may_outlive_its_finished_job_for_a_moment_only(world: World) -> None:
+    job_id = world.training()
+    for state in (JobState.PUBLISHING, JobState.SUCCEEDED):
+        world.store.move(job_id, state, attempt=1)
+    world.tick(5)
+    assert f"{job_id}-a1" in world.ray.unfinished()
+    world.tick(20)
+    world.tick(20)
+    assert world.ray.unfinished() == {}
