@@ -22,6 +22,7 @@ def group(run: JobRun) -> None:
     if all(plan.attempt is None for plan in run.store.plans(run.job)):  # what people asked for is beside it
         _propose(run)
     _restore(run)
+    review_plans(run)  # before the tests of `arbitrate`, which take their time
     _arbitrate(run)
     review_plans(run)
     if approved_plan(run) is None:

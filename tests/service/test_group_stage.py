@@ -152,3 +152,15 @@ def test_a_job_that_is_cancelled_during_its_review_has_none(make_world, make_spe
     assert world.attempt(job) == JobState.CANCELLED, world.why(job)
     assert world.files(job).exists(plan_path(0))
     assert not world.files(job).exists(review_path(0))
+
+
+def test_the_plan_that_is_put_to_the_test_is_reviewed_before_the_one_that_comes_of_it(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(baselines=[], grouping={"arbitrate": True}))
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    files = world.files(job)
+    review_of(files, 0)
+    assert review_of(files, 1).second_opinion is not None
+    kinds = [event.kind for event in world.store.events(job) if event.kind in ("planned", "reviewed", "arbitrated")]
+    assert kinds[:2] == ["planned", "reviewed"]
+    assert kinds[-1] == "reviewed"
