@@ -14,7 +14,7 @@ from service.wire_gains import Gain
 from workers.training.results import TaskResult
 
 ARTIFACT = "gains.json"
-_PER_IMAGE = {"mean_average_precision": "image_average_precision"}
+PER_IMAGE = {"mean_average_precision": "image_average_precision"}
 """A metric that is no mean over images -> the one that is compared in its place."""
 
 
@@ -30,7 +30,7 @@ def gains(grouped: Mapping[str, TaskResult], baselines: Mapping[Baseline, Mappin
             means = [(None, rows)] if len(rows) > 1 else []
             for task, compared in [*means, *((row.task, [row]) for row in rows)]:
                 gain = paired_gain(_images(compared), _images([others[row.task] for row in compared]))
-                what = {"task": task, "against": baseline, "metric": _PER_IMAGE.get(metric, metric)}
+                what = {"task": task, "against": baseline, "metric": PER_IMAGE.get(metric, metric)}
                 found.append(Gain.model_validate({**gain.model_dump(), **what}))
     return found
 

@@ -4,9 +4,11 @@ It knows no HTML: a template draws what stands here, so that every name passes t
 Lengths are SVG user units, equal to CSS pixels at full size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grouping.plan import Plan
+from service import wire
 
 MAX_SIDE = 150  # a square of more tasks than this is drawn group by group: a million cells open in no browser
 SIDE = 780.0  # of the whole square, as far as cells stay readable
@@ -35,6 +37,8 @@ class Cell:
     """Of the pole's colour, 0..100; the rest is the neutral middle."""
     text: str
     """The value, where a cell has room for it."""
+    together: int
+    """Per cent of the resamples in which the two share a group, 0..100; 0 where that is not known."""
     title: str
 
 
@@ -63,6 +67,8 @@ class HeatMap:
     boxes: tuple[Box, ...]
     by_group: bool
     """The cells are means over the pairs of two groups."""
+    has_together: bool
+    """Co-association is known, and can be drawn in place of similarity."""
 
 
 def shown_order(plan: Plan) -> list[str]:
@@ -73,8 +79,11 @@ def shown_order(plan: Plan) -> list[str]:
     return sorted(order, key=lambda task: rank[group_of[task]])
 
 
-def heat_map(plan: Plan) -> HeatMap | None:
-    """The plan's similarities as a square, or None if it has none or has more groups than a square can show."""
+def heat_map(plan: Plan, matrices: wire.Similarity | None = None) -> HeatMap | None:
+    """The plan's similarities as a square, or None if it has none or has more groups than a square can show.
+
+    `matrices` brings what its review adds: intervals and co-association, in the order of the plan's `task_names`.
+    """
     group_of = {task: group.id for group in plan.groups for task in group.tasks}
     order = shown_order(plan)
     by_group = len(order) > MAX_SIDE
@@ -87,9 +96,16 @@ def heat_map(plan: Plan) -> HeatMap | None:
         return None
     names = list(sides)
     values = _means(plan.similarity, plan.task_names, list(sides.values()))
-    errors = None  # a mean over pairs has none: pairs that share a task are not independent
-    if plan.standard_error is not None and not by_group:
-        errors = _means(plan.standard_error, plan.task_names, list(sides.values()))
+    # a mean over pairs has no interval: pairs that share a task are not independent
+    own = {} if by_group else {"error": plan.standard_error}
+    if matrices is not None:
+        own |= {"together": matrices.together}
+        own |= {} if by_group else {"low": matrices.low, "high": matrices.high}
+    extras = {
+        name: _means(matrix, plan.task_names, list(sides.values()))
+        for name, matrix in own.items()
+        if matrix is not None
+    }
     others = [abs(value or 0) for i, row in enumerate(values) for j, value in enumerate(row) if i != j]
     limit = max(others, default=0.0) or 1.0
     cell = float(min(52, max(6, SIDE // len(names))))
@@ -102,17 +118,20 @@ def heat_map(plan: Plan) -> HeatMap | None:
             sign="none" if value is None else "neg" if value < 0 else "pos",
             share=round(100 * min(1.0, abs(value or 0) / limit)),
             text=_signed(f"{value:.2f}") if value is not None and cell >= 38 else "",
-            title=_title(names[row], names[column], value, None if errors is None else errors[row][column]),
+            together=round(100 * (found.get("together") or 0.0)),
+            title=_title(names[row], names[column], value, found),
         )
         for row, line in enumerate(values)
         for column, value in enumerate(line)
+        for found in [{name: matrix[row][column] for name, matrix in extras.items()}]
     )
     labels = tuple(Label(margin + (i + 0.5) * cell, _short(name), name) for i, name in enumerate(names))
     owners = names if by_group else [group_of[task] for task in order]
     boxes = tuple(
         Box(margin + owners.index(group) * cell, owners.count(group) * cell, group) for group in dict.fromkeys(owners)
     )
-    return HeatMap(cell, margin, margin + len(names) * cell + 2, font, limit, cells, labels, boxes, by_group)
+    side = margin + len(names) * cell + 2
+    return HeatMap(cell, margin, side, font, limit, cells, labels, boxes, by_group, "together" in extras)
 
 
 def _means(matrix: Matrix, names: list[str], sides: list[list[str]]) -> list[list[float | None]]:
@@ -129,13 +148,21 @@ def _means(matrix: Matrix, names: list[str], sides: list[list[str]]) -> list[lis
     return means
 
 
-def _title(row: str, column: str, value: float | None, error: float | None) -> str:
+def _title(row: str, column: str, value: float | None, found: Mapping[str, float | None]) -> str:
     names = row if row == column else f"{row} and {column}"
     if value is None:
         return f"{names}: not measured"
-    return f"{names}: {_signed(f'{value:+.3f}')}" + (
-        f", standard error {error:.3f}" if error is not None and row != column else ""
-    )
+    said = f"{names}: {_signed(f'{value:+.3f}')}"
+    if row == column:
+        return said
+    low, high, error, together = map(found.get, ("low", "high", "error", "together"))
+    if error is not None:
+        said += f", standard error {error:.3f}"
+    if low is not None and high is not None:
+        said += f"; 95 % of the resamples {_signed(f'{low:+.2f}')} to {_signed(f'{high:+.2f}')}"
+    if together is not None:
+        said += f"; together in {100 * together:.0f} % of them"
+    return said
 
 
 def _signed(number: str) -> str:

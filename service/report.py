@@ -14,12 +14,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from service import report_text
 from service.curves import NUM_COLOURS, Chart, Curve, chart
+from service.gains import PER_IMAGE
 from service.heat_map import heat_map, shown_order
+from service.plan_views import plan_facts, similarity, task_reasons
+from service.plan_words import gap_words, signed
 from service.report_inputs import GroupRun, ReportInputs, TaskScores
-from service.scores import LEGENDS, WAYS, by_metric, points, title
+from service.report_plan import agreement_grid, drawn_reasons, least_sure
+from service.scores import LEGENDS, WAYS, by_metric, gain_sentences, interval, points, title
 from workers.launching.trials import words
 
 MAX_TRIALS_SHOWN = 50
+_SCORED_BY = {in_its_place: metric for metric, in_its_place in PER_IMAGE.items()}
+"""What gains compare -> the metric of the scores, where that is another."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,20 @@ class Panel:
 def render_report(inputs: ReportInputs) -> str:
     """The report as one HTML document."""
     order = shown_order(inputs.plan)
+    plan = inputs.plan.model_dump()
+    review = None if inputs.review is None else inputs.review.model_dump()
+    trials = None if inputs.arbitration is None else inputs.arbitration.model_dump()
+    number = next((row.number for row in inputs.history if row.approved), 0)
+    reasons = task_reasons(plan, review)
     return _template().render(
         job=inputs.job,
         plan=inputs.plan,
+        facts=plan_facts(inputs.plan.outline(), plan, review, trials, number=number, approved=True),
+        reasons=drawn_reasons(reasons, order),
+        unsure=least_sure(reasons),
         scores=_by_group(inputs.scores, order),
+        gains={(gain.task, _SCORED_BY.get(gain.metric, gain.metric), gain.against): gain for gain in inputs.gains},
+        gained=gain_sentences(inputs.gains),
         runs=_costs(inputs.runs),
         versions=inputs.versions,
         warnings=inputs.warnings,
@@ -62,11 +78,10 @@ def render_report(inputs: ReportInputs) -> str:
         details=list(dict.fromkeys(name for score in inputs.scores for name in score.details)),
         hurt=[score.task for score in inputs.scores if (score.difference("alone") or 0) < 0],
         learned=sum(run.learned or 0 for run in inputs.runs if run.kind == "plan"),
-        reasons={reason.task: reason for reason in inputs.plan.tasks},
-        order=order,
-        heat=heat_map(inputs.plan),
+        heat=heat_map(inputs.plan, similarity(plan, review)),
         panels=_panels(inputs),
         search=inputs.search,
+        history=inputs.history,
         max_trials=MAX_TRIALS_SHOWN,
         spec=yaml.safe_dump(inputs.job.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
@@ -154,5 +169,10 @@ def _template() -> Template:
         "setting": words,
         "metric": title,
         "number": report_text.number,
+        "figure": report_text.figure,
+        "signed": signed,
+        "grid": agreement_grid,
+        "proof": gap_words,
+        "interval": lambda gain: interval(gain.low, gain.high),
     }
     return environment.get_template("report.html")

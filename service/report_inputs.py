@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from grouping.arbitration import Arbitration
 from grouping.plan import Plan
-from service import wire
+from grouping.review import Review
 from service.curves import Curve
 from service.records import PlanRow
 from service.spec import JobSpec
+from service.wire_gains import Gain
 
 Kind = Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
 
@@ -101,7 +103,11 @@ class ReportInputs:
     warnings: Sequence[str] = ()
     search: Mapping[str, Any] | None = None
     """What `search.json` holds; None: nothing was searched."""
-    gains: Sequence[wire.Gain] = ()
+    gains: Sequence[Gain] = ()
     """What the groups gained on test images, with intervals; empty where no baseline trained."""
+    review: Review | None = None
+    """What was found out about the plan after it was made; None: nothing was."""
+    arbitration: Arbitration | None = None
+    """What short training runs said of the groups; None: the job asked for none."""
     history: Sequence[PlanRow] = ()
     """Every plan of the job, the one that trained among them."""

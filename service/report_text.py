@@ -29,3 +29,9 @@ def count(number: int | None) -> str:
 
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def figure(value: float) -> str:
+    """Two decimals and a true minus."""
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
