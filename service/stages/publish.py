@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from grouping.review import Review
 from service import wire
+from service.artifacts import ARBITRATION
 from service.curves import Curve
 from service.gains import ARTIFACT as GAINS
 from service.gains import gains
 from service.report import render_report
 from service.report_inputs import GroupRun, ReportInputs, ReportJob, TaskScores
+from service.stages.arbitrate import read_arbitration
 from service.stages.group import read_plan, read_review
 from service.stages.run import JobRun
 from service.stages.search import ARTIFACT as SEARCH
@@ -40,7 +43,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     if trained.failures:
         reasons = "; ".join(f"{group}: {why}" for group, why in trained.failures.items())
         to, reason = JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
-    gained = _gains(trained)
+    gained, review = _gains(trained), read_review(run)
     told = run.files.write_json(GAINS, [gain.model_dump() for gain in gained])
     versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
     documents = {
@@ -49,10 +52,14 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         "datasets.json": json.dumps(found, indent=1, allow_nan=False),
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
         "gains.json": told.read_text(),
-        "report.html": render_report(report_inputs(run, trained, found, gained=gained, versions=versions)),
+        "report.html": render_report(
+            report_inputs(run, trained, found, gained=gained, review=review, versions=versions)
+        ),
     }
-    if (review := read_review(run)) is not None:
+    if review is not None:
         documents["plan-review.json"] = review.model_dump_json(indent=1)
+    if run.files.exists(ARBITRATION):
+        documents[ARBITRATION] = run.files.read_text(ARBITRATION)
     if run.spec.search is not None:
         documents["search.json"] = run.files.read_text(SEARCH)
     run.check()
@@ -91,6 +98,7 @@ def report_inputs(
     found: dict[str, dict[str, Any]],
     *,
     gained: list[wire.Gain],
+    review: Review | None,
     versions: dict[str, str],
 ) -> ReportInputs:
     """What the report tells, gathered from the results, the plan and what drivers wrote along the way."""
@@ -114,6 +122,8 @@ def report_inputs(
         warnings=list(warnings),
         search=None if run.spec.search is None else run.files.read_json(SEARCH),
         gains=gained,
+        review=review,
+        arbitration=read_arbitration(run),
         history=run.store.plans(run.job),
     )
 

@@ -1,5 +1,6 @@
 """Laws of the stage that groups: every plan is reviewed once, before anybody approves it, and wishes are heard."""
 
+import html
 import json
 import threading
 from typing import Any
@@ -48,6 +49,7 @@ def test_a_finished_job_leaves_the_review_of_the_plan_that_trained_in_its_bundle
     bundle = world.folder(job) / "bundle"
     assert Review.model_validate_json((bundle / "plan-review.json").read_text()) == found
     assert "plan-review.json" in json.loads((bundle / "manifest.json").read_text())["files"]
+    assert found.confidence.sentence in html.unescape((bundle / "report.html").read_text())
     (event,) = [event for event in world.store.events(job) if event.kind == "reviewed"]
     assert event.message == f"Plan 0: {found.confidence.sentence}"
     assert event.data == {"plan": 0, "word": found.confidence.word}
