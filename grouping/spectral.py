@@ -10,7 +10,7 @@ import warnings
 from itertools import pairwise
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, qr
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
@@ -19,6 +19,8 @@ MAX_GROUPS = 25
 """Most groups that `auto` tries, or half the tasks where that is more."""
 EVERY_NUMBER = 60
 """Up to this many tasks every number of groups is tried; above, a grid, and then the numbers around its best."""
+RANDOM_STARTS = 300
+"""Up to this many tasks k-means starts at random as well."""
 MIN_ROOT = 0.02**0.5
 """Least root of a reliability that a task is weighed with."""
 
@@ -139,7 +141,14 @@ def _cluster(pairs: tuple[np.ndarray, np.ndarray], num_groups: int, seed: int) -
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct points: answered by the check below
-        starts = 10 if len(rows) <= EVERY_NUMBER else 3 if len(rows) <= 300 else 1
-        model = KMeans(num_groups, n_init=starts, random_state=seed)  # pyright: ignore[reportArgumentType]
-        labels = model.fit_predict(rows)
+        # Pivoted QR picks rows that point as far apart as can be, one a group (Damle, Minden and Ying 2019). It finds
+        # what ten random starts find, in a fifth of their time; two of them beside it catch what it misses.
+        *_, pivots = qr(rows.T, mode="r", pivoting=True, check_finite=False)
+        starts = rows[np.asarray(pivots)[:num_groups]]
+        model = KMeans(num_groups, init=starts, n_init=1)  # pyright: ignore[reportArgumentType]
+        labels, inertia = model.fit_predict(rows), model.inertia_
+        if len(rows) <= RANDOM_STARTS or len(np.unique(labels)) < num_groups:
+            model = KMeans(num_groups, n_init=2, random_state=seed)  # pyright: ignore[reportArgumentType]
+            others = model.fit_predict(rows)
+            labels = others if float(model.inertia_ or 0.0) < float(inertia or 0.0) else labels
     return labels if len(np.unique(labels)) == num_groups else None
