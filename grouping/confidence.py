@@ -22,6 +22,7 @@ from grouping.grams import block_grams, scales, sorted_mean
 from grouping.links import Limits, fuse, limits_for
 from grouping.local import local_partition
 from grouping.measurement import Measurement
+from grouping.partition import unit_sums
 from grouping.similarity import Similarity, corrected
 from grouping.spectral import spectral_labels, spectral_partition
 from grouping.structure import find_structure
@@ -148,7 +149,7 @@ def _grouped(
     weights_TT = pair_weights(measured, find_structure(measured, found=True).threshold)
     at = {name: index for index, name in enumerate(names)}
     members = [[at[name] for name in unit if name in at] for unit in units]
-    sums_UU = np.array([[weights_TT[np.ix_(a, b)].sum() for b in members] for a in members])
+    sums_UU = unit_sums(weights_TT, members)
     np.fill_diagonal(sums_UU, 0.0)
     found = local_partition(sums_UU, limits, seed=seed, restarts=2)
     labels_T = np.empty(len(names), dtype=int)

@@ -19,7 +19,7 @@ from grouping.exact import best_partition
 from grouping.links import Limits, limits_for
 from grouping.measurement import Measurement
 from grouping.paper import mean_score, paper_partition
-from grouping.partition import Partition, in_order, pair_sum, respects
+from grouping.partition import Partition, in_order, pair_sum, respects, unit_sums
 from grouping.similarity import Similarity, cross_fitted
 from grouping.spectral import spectral_labels, spectral_partition
 from grouping.structure import Structure, find_structure, opposed_pairs, pair_reliability
@@ -186,7 +186,7 @@ def _limited(
     seed: int,
 ) -> tuple[Partition, Partition | None]:
     """Sizes, costs or links: the program decides, spectral says what it would do without them."""
-    sums_UU = np.array([[weights[np.ix_(a, b)].sum() for b in members] for a in members])
+    sums_UU = unit_sums(weights, members)
     np.fill_diagonal(sums_UU, 0.0)
     if limits.num_groups is None and (finding.noisy or not finding.structure.found):
         wanted = _without_structure(measured, weights, noisy=finding.noisy)

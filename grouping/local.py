@@ -77,7 +77,8 @@ def improve(labels: np.ndarray, weights: np.ndarray, limits: Limits, order: np.n
     while improved:
         improved = sum(_move(labels, unit, weights, limits) for unit in order) > 0
         if not improved and (fixed or limits.binding):
-            improved = _swap(labels, weights, limits)
+            while _swap(labels, weights, limits):
+                improved = True
         if not improved and not fixed:
             improved = _merge(labels, weights, limits)
 
@@ -91,41 +92,46 @@ def _starts(weights: np.ndarray, limits: Limits) -> list[np.ndarray]:
 
 def _move(labels: np.ndarray, unit: int, weights: np.ndarray, limits: Limits) -> bool:
     """Moves one unit to the group, old or new, that it gains most from."""
-    own = labels[unit]
-    if limits.num_groups is not None and (labels == own).sum() == 1:
+    own, num_labels = labels[unit], labels.max() + 2  # the last one is a new group
+    sizes_G = np.bincount(labels, minlength=num_labels)
+    if limits.num_groups is not None and sizes_G[own] == 1:
         return False
-    gains = {label: float(weights[unit, labels == label].sum()) for label in np.unique(labels)}
-    here = gains.pop(own)
-    if limits.num_groups is None:
-        gains[labels.max() + 1] = 0.0
-    for label in sorted(gains, key=lambda name: -gains[name]):
-        if gains[label] <= here + _EPSILON:
-            return False
-        if limits.allows([unit, *np.flatnonzero(labels == label).tolist()]):
-            labels[unit] = label
-            return True
-    return False
+    gains_G = np.bincount(labels, weights[unit], num_labels)
+    here = gains_G[own]
+    gains_G[own] = -np.inf
+    if limits.num_groups is not None:
+        gains_G[sizes_G == 0] = -np.inf
+    for loads, cap in limits.caps:
+        gains_G[np.bincount(labels, loads, num_labels) + loads[unit] > cap + ROUNDING] = -np.inf
+    if limits.apart_UU is not None:
+        gains_G[labels[limits.apart_UU[unit]]] = -np.inf
+    best = int(np.argmax(gains_G))
+    if gains_G[best] <= here + _EPSILON:
+        return False
+    labels[unit] = best
+    return True
 
 
 def _swap(labels: np.ndarray, weights: np.ndarray, limits: Limits) -> bool:
     """Swaps the best pair of units between their groups: full groups leave no room for a move."""
-    onehot = (labels[:, None] == np.unique(labels)[None, :]).astype(float)
-    place = np.searchsorted(np.unique(labels), labels)
-    attach = weights @ onehot
-    to = attach[:, place]
-    own = attach[np.arange(len(labels)), place]
+    names, place = np.unique(labels, return_inverse=True)
+    onehot = (place[:, None] == np.arange(len(names))[None, :]).astype(float)
+    to = (weights @ onehot)[:, place]
+    own = np.diagonal(to)
     gain = to + to.T - 2 * weights - own[:, None] - own[None, :]
-    gain[labels[:, None] == labels[None, :]] = -np.inf
-    for flat in np.argsort(-gain, axis=None):
-        a, b = divmod(int(flat), len(labels))
-        if gain[a, b] <= _EPSILON:
-            return False
-        with_a = [a, *(u for u in np.flatnonzero(labels == labels[b]) if u != b)]
-        with_b = [b, *(u for u in np.flatnonzero(labels == labels[a]) if u != a)]
-        if limits.allows(with_a) and limits.allows(with_b):
-            labels[a], labels[b] = labels[b], labels[a]
-            return True
-    return False
+    gain[place[:, None] == place[None, :]] = -np.inf
+    for loads, cap in limits.caps:
+        after = (onehot.T @ loads)[place][None, :] + loads[:, None] - loads[None, :]  # of the group that the row joins
+        full = after > cap + ROUNDING
+        gain[full | full.T] = -np.inf
+    if limits.apart_UU is not None and limits.apart_UU.any():
+        barred = (limits.apart_UU @ onehot)[:, place] - limits.apart_UU > 0
+        gain[barred | barred.T] = -np.inf
+    a, b = divmod(int(np.argmax(gain)), len(labels))
+    if gain[a, b] <= _EPSILON:
+        return False
+    labels[a], labels[b] = labels[b], labels[a]
+    return True
 
 
 def _merge(labels: np.ndarray, weights: np.ndarray, limits: Limits) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from grouping.exact import no_partition
 from grouping.links import Limits
 from grouping.local import agglomerate
-from grouping.partition import Partition
+from grouping.partition import Partition, unit_sums
 from grouping.subsets import MAX_SUBSETS, best_subsets, subset_sums, subset_totals
 
 
@@ -35,7 +35,7 @@ def paper_partition(similarity: np.ndarray, units: Sequence[Sequence[int]], limi
 
     Ties keep fewer groups. Raises ValueError where no partition keeps the limits.
     """
-    sums_UU = np.array([[similarity[np.ix_(a, b)].sum() for b in units] for a in units])
+    sums_UU = unit_sums(similarity, units)
     sizes_U = np.array([float(len(tasks)) for tasks in units])
     if len(units) > MAX_SUBSETS:
         return _by_linkage(similarity, units, sums_UU, sizes_U, limits)

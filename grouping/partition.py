@@ -5,6 +5,7 @@ The worth is that of correlation clustering: the sum, over all pairs that share 
 can be compared with the rest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,15 @@ def pair_sum(weights: np.ndarray, labels: np.ndarray) -> float:
     """Sum of the weights of all pairs that share a label.  [units, units], symmetric; [units]"""
     together = labels[:, None] == labels[None, :]
     return float(np.triu(weights * together, k=1).sum())
+
+
+def unit_sums(values: np.ndarray, units: Sequence[Sequence[int]]) -> np.ndarray:
+    """Sums over the pairs of tasks of every two units.  [tasks, tasks], symmetric -> [units, units]"""
+    member_UT = np.zeros((len(units), len(values)))
+    for unit, tasks in enumerate(units):
+        member_UT[unit, list(tasks)] = 1.0
+    sums_UU = member_UT @ values @ member_UT.T
+    return 0.5 * (sums_UU + sums_UU.T)
 
 
 def in_order(labels: np.ndarray) -> np.ndarray:

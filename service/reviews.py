@@ -82,7 +82,7 @@ class Reviews:
             # A process group of its own: Ctrl-C in the service's terminal is the service's to hear.
             self._process = process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
         _, said = process.communicate()
-        if process.returncode == 0:
+        if process.returncode == 0 or self._queue is None:
             return None
         log.error("the review of plan %d of %s failed: %s", number, job_id, said)
         return said.strip().rpartition("\n")[2] or f"its process ended with {process.returncode}"
