@@ -6,12 +6,15 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import artifacts, auth, events, health, jobs, plans, problems, results
+from api import artifacts, auth, events, health, jobs, keys, plans, problems, results
+from api.audit import Audit
+from api.limits import RequestLimiter
 from service.control_plane import ControlPlane
 from service.planning import WHOLE
 from service.spec import JobSpec
 from service.views import Views
 from service.wire import Problem
+from service.wire_keys import NewKey
 from service.wire_plans import NewPlan
 
 _ABOUT = """Train many CLIP classification tasks at once: Cohort finds out which tasks help each other and trains them
@@ -26,9 +29,11 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
     for status, text in {
         401: "No good API key.",
+        403: "The key's role may not do this.",
         404: "No such job, plan or file (yet).",
         409: "The job's state does not allow it.",
         422: "The request is not as it should be.",
+        429: "Too many requests by this key.",
     }.items()
 }
 
@@ -44,12 +49,15 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     app = FastAPI(title="Cohort", version="1", description=_ABOUT, separate_input_output_schemas=False)
     app.state.control_plane = control_plane
     app.state.views = Views(control_plane.store, control_plane.settings)
+    app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
+    app.add_middleware(Audit, store=control_plane.store)
     app.state.closing = threading.Event()  # set: open streams end, so that the server can
     problems.install(app)
     health.install(app, control_plane.store)
     app.include_router(health.router)
     for room in (jobs, plans, results, events, artifacts):
-        app.include_router(room.router, dependencies=[Depends(auth.require_key)], responses=_PROBLEMS)
+        app.include_router(room.router, dependencies=[Depends(auth.guard)], responses=_PROBLEMS)
+    app.include_router(keys.router, responses=_PROBLEMS)
     _describe(app)
     return app
 
@@ -61,7 +69,8 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            named = [(model, "") for model in (JobSpec, NewPlan, Problem)] + [(model, "Whole") for model in WHOLE]
+            named = [(model, "") for model in (JobSpec, NewKey, NewPlan, Problem)]
+            named += [(model, "Whole") for model in WHOLE]
             for model, prefix in named:
                 own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
                 for name, part in {**own.pop("$defs", {}), model.__name__: own}.items():

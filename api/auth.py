@@ -1,4 +1,7 @@
-"""Who may ask: an API key as `Authorization: Bearer ...`, or, with `no_auth`, this machine alone.
+"""Who asks, and what it may: an API key as `Authorization: Bearer ...`, or, with `no_auth`, this machine alone.
+
+A key stands for a tenant and a role (`service.roles`).  Jobs of other tenants are not there for it: they answer 404
+like jobs that never were.  Looking takes the role viewer, everything else at least submitter.
 
 For pages in a browser the key may also be the password of HTTP Basic, with any user name; for reading only, because a
 browser sends that along with requests that other sites made it send.
@@ -15,9 +18,13 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
 from api.context import ControlPlaneOf
-from api.problems import ForeignOrigin, Unauthorized
+from api.problems import Forbidden, ForeignOrigin, TooManyRequests, Unauthorized
+from service.control_plane import ControlPlane
+from service.errors import JobNotFound
+from service.roles import DEFAULT_TENANT, Principal, Role
 from service.settings import Settings
 
+_LOOKING = ("GET", "HEAD", "OPTIONS")
 _HOW = "Send `Authorization: Bearer KEY`; `cohort up` prints the key of a local service."
 _bearer = HTTPBearer(auto_error=False, description="An API key.", scheme_name="API key")
 
@@ -41,22 +48,62 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
-def require_key(
+def authenticate(
     request: Request,
     control_plane: ControlPlaneOf,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> None:
-    """Lets the request pass if its key is good.  Unauthorized, ForeignOrigin."""
+) -> Principal:
+    """Whose request it is.  Unauthorized, ForeignOrigin, TooManyRequests."""
+    request.state.principal = principal = _principal(request, control_plane, bearer)
+    wait = request.app.state.limiter.seconds_to_wait(principal.key or "")
+    if wait:
+        limit = control_plane.settings.requests_per_minute
+        raise TooManyRequests(
+            f"More than {limit} requests within a minute by one key. Wait {wait} s; events can be streamed instead of "
+            "asked for.",
+            seconds=wait,
+        )
+    return principal
+
+
+PrincipalOf = Annotated[Principal, Depends(authenticate)]
+
+
+def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
+    """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
+    require(principal, Role.VIEWER if request.method in _LOOKING else Role.SUBMITTER)
+    job_id = request.path_params.get("job_id")
+    if job_id is not None and not principal.sees(control_plane.store.tenant_of(job_id)):
+        raise JobNotFound(f"There is no job {job_id!r:.60}.")
+
+
+def require(principal: Principal, role: Role) -> None:
+    """Forbidden unless the key may what this role may."""
+    if not principal.may(role):
+        raise Forbidden(
+            f"The API key {principal.name!r:.60} has the role {principal.role}; this takes at least {role}. "
+            "Ask an admin for a key with that role."
+        )
+
+
+def administer(principal: PrincipalOf) -> None:
+    """Lets admins pass.  Forbidden."""
+    require(principal, Role.ADMIN)
+
+
+def _principal(request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None) -> Principal:
     if control_plane.settings.no_auth:
         _check_own_machine(request)
-        return
+        return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)
     key = bearer.credentials if bearer is not None else _basic_password(request)
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
         raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
-    if control_plane.store.check_key(key) is None:
-        raise Unauthorized(f"The API key is unknown or revoked. {_HOW}")
+    info = control_plane.store.check_key(key)
+    if info is None:
+        raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
+    return Principal(info.tenant, info.role, info.name, info.prefix)
 
 
 def _basic_password(request: Request) -> str | None:

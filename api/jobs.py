@@ -4,8 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
+from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, JobTextOf, ViewsOf
 from service import submission, wire
+from service.roles import Role
 from service.states import Desired, JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -23,6 +25,7 @@ _BODY: dict[str, Any] = {
 @router.post("", status_code=202, openapi_extra=_BODY, summary="Submit a job")
 def submit(
     body: JobTextOf,
+    principal: PrincipalOf,
     control_plane: ControlPlaneOf,
     views: ViewsOf,
     response: Response,
@@ -35,7 +38,12 @@ def submit(
     """
     store, settings = control_plane.store, control_plane.settings
     job, created = submission.submit(
-        store, settings, body.text, json_only=body.json_only, idempotency_key=idempotency_key
+        store,
+        settings,
+        body.text,
+        tenant=principal.tenant,
+        json_only=body.json_only,
+        idempotency_key=idempotency_key,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not created:
@@ -54,13 +62,17 @@ def validate(body: JobTextOf, control_plane: ControlPlaneOf) -> wire.Validation:
 
 @router.get("", summary="List jobs")
 def list_jobs(
+    principal: PrincipalOf,
     views: ViewsOf,
+    tenant: Annotated[str | None, Query(max_length=64, description="Only this tenant's jobs, for operators.")] = None,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Jobs per page.")] = 50,
 ) -> wire.JobPage:
-    """Jobs, newest first."""
-    return views.jobs(state=state, after=after, limit=limit)
+    """Jobs, newest first: those of the key's tenant; for operators and admins those of all."""
+    return views.jobs(
+        tenant=tenant if principal.may(Role.OPERATOR) else principal.tenant, state=state, after=after, limit=limit
+    )
 
 
 @router.get("/{job_id}", summary="Look at a job")

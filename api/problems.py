@@ -45,6 +45,22 @@ class ForeignOrigin(RequestError):
     status = 403
 
 
+class Forbidden(RequestError):
+    """The key is good, but its role may not do this."""
+
+    status = 403
+
+
+class TooManyRequests(RequestError):
+    """The key has had its requests of this minute."""
+
+    status = 429
+
+    def __init__(self, message: str, *, seconds: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(seconds)}
+
+
 class BodyTooLarge(RequestError):
     """The body is longer than a job description can be."""
 

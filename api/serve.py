@@ -19,6 +19,7 @@ from api.app import create_app
 from api.auth import check_exposure
 from service.connection import Connection
 from service.control_plane import ControlPlane
+from service.roles import Role
 from service.settings import Settings
 
 _GRACE_SECONDS = 5
@@ -105,7 +106,7 @@ def _connect(control_plane: ControlPlane, listener: socket.socket) -> Connection
         earlier = Connection.read(settings.home)
         key = earlier.key if earlier else None
         if key is None or store.check_key(key) is None:
-            key = store.create_key("local")
+            key = store.create_key("local", role=Role.ADMIN)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     connection = Connection(url=url, key=key, dashboard=control_plane.dashboard, pid=os.getpid())

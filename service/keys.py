@@ -1,47 +1,64 @@
-"""API keys: 256 random bits, of which the database holds only the hash.
+"""API keys, and what was done with them: 256 random bits, of which the database holds only the hash.
 
 A fast hash is enough: a random key of this length cannot be guessed, unlike a password.
 """
 
 import hashlib
+import re
 import secrets
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
 from service.database import Database
 from service.errors import CohortError, KeyNotFound
-from service.records import KeyInfo
-from service.tables import api_keys
+from service.records import AuditRow, KeyInfo
+from service.roles import DEFAULT_TENANT, Role
+from service.tables import api_keys, audit
 
 _USE_IS_WRITTEN_EVERY = 60.0  # seconds: a key that is used all day does not cost a write per request
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class KeyRows(Database):
-    """The store's part about API keys (abstract: `Store` is what is used)."""
+    """The store's part about API keys and the audit log (abstract: `Store` is what is used)."""
 
-    def create_key(self, name: str) -> str:
-        """A new key in clear text, shown this once: `cohort_<prefix>_<secret>`."""
+    def create_key(
+        self,
+        name: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        role: Role = Role.SUBMITTER,
+        expires_in: float | None = None,
+    ) -> str:
+        """A new key in clear text, shown this once: `cohort_<prefix>_<secret>`.  `expires_in` seconds; None: never."""
         if not name.strip() or len(name) > 255:
             raise CohortError(f"Key name {name!r:.60}: expected 1 to 255 characters. Say who or what will use the key.")
+        if not _TENANT.fullmatch(tenant):
+            raise CohortError(
+                f"Tenant {tenant!r:.80}: expected 1 to 63 small letters, digits and dashes, as in `vision-team`."
+            )
+        if expires_in is not None and not 0 < expires_in < 10e9:
+            raise CohortError(f"Key {name!r:.60}: expires in {expires_in:g} s; expected a positive number of seconds.")
         prefix = secrets.token_hex(5)
         key = f"cohort_{prefix}_{secrets.token_hex(32)}"
+        now = self.now()
+        values = {"prefix": prefix, "sha256": _hash(key), "name": name, "tenant": tenant, "role": Role(role)}
+        values |= {"created_at": now, "expires_at": None if expires_in is None else now + expires_in}
         with self.write() as connection:
-            connection.execute(
-                insert(api_keys).values(prefix=prefix, sha256=_hash(key), name=name, created_at=self.now())
-            )
+            connection.execute(insert(api_keys).values(values))
         return key
 
     def check_key(self, plaintext: str) -> KeyInfo | None:
-        """Whose key it is; None if it is unknown or revoked."""
+        """Whose key it is; None if it is unknown, expired or revoked."""
+        now = self.now()
         with self.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.sha256 == _hash(plaintext))).mappings().first()
-        if row is None or row["revoked_at"] is not None:
+        if row is None or any(row[end] is not None and row[end] <= now for end in ("expires_at", "revoked_at")):
             return None
-        if row["last_used_at"] is None or self.now() - row["last_used_at"] >= _USE_IS_WRITTEN_EVERY:
+        if row["last_used_at"] is None or now - row["last_used_at"] >= _USE_IS_WRITTEN_EVERY:
             with self.write() as connection:
-                connection.execute(
-                    update(api_keys).where(api_keys.c.prefix == row["prefix"]).values(last_used_at=self.now())
-                )
+                connection.execute(update(api_keys).where(api_keys.c.prefix == row["prefix"]).values(last_used_at=now))
         return KeyInfo.of(row)
 
     def list_keys(self) -> list[KeyInfo]:
@@ -52,15 +69,49 @@ class KeyRows(Database):
             )
         return [KeyInfo.of(row) for row in rows]
 
-    def revoke_key(self, prefix: str) -> KeyInfo:
-        """The key stops working at once.  Repeatable; KeyNotFound if there is none of this prefix."""
-        with self.write() as connection:
-            alive = (api_keys.c.prefix == prefix) & api_keys.c.revoked_at.is_(None)
-            connection.execute(update(api_keys).where(alive).values(revoked_at=self.now()))
+    def get_key(self, prefix: str) -> KeyInfo:
+        """KeyNotFound if there is none of this prefix."""
+        with self.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.prefix == prefix)).mappings().first()
         if row is None:
             raise KeyNotFound(f"No API key has the prefix {prefix!r:.40}. List the keys to see which there are.")
         return KeyInfo.of(row)
+
+    def revoke_key(self, prefix: str, *, after: float = 0.0) -> KeyInfo:
+        """The key stops working at once, or after so many seconds.  Repeatable, never puts an end off; KeyNotFound."""
+        self.get_key(prefix)
+        ends = self.now() + after
+        with self.write() as connection:
+            alive = (api_keys.c.prefix == prefix) & or_(api_keys.c.revoked_at.is_(None), api_keys.c.revoked_at > ends)
+            connection.execute(update(api_keys).where(alive).values(revoked_at=ends))
+        return self.get_key(prefix)
+
+    def rotate_key(self, prefix: str, *, overlap: float = 0.0) -> str:
+        """A new key for the same holder, in clear text; the old one works `overlap` seconds longer.
+
+        KeyNotFound; CohortError for a key that does not work any more.
+        """
+        old, now = self.get_key(prefix), self.now()
+        ends = [end.timestamp() for end in (old.expires_at, old.revoked_at) if end is not None]
+        if any(end <= now for end in ends):
+            raise CohortError(f"The API key {prefix} does not work any more and cannot be rotated. Create a new one.")
+        left = None if old.expires_at is None else old.expires_at.timestamp() - now
+        key = self.create_key(old.name, tenant=old.tenant, role=old.role, expires_in=left)
+        self.revoke_key(prefix, after=overlap)
+        return key
+
+    def add_audit(self, **values: Any) -> None:
+        """Writes down what was done: the fields of `AuditRow`, without its number and time."""
+        with self.write() as connection:
+            connection.execute(insert(audit).values(values | {"at": self.now()}))
+
+    def audit_log(self, *, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[AuditRow]:
+        """What was done, the newest first; `before` a number of the page before."""
+        query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        query = query if tenant is None else query.where(audit.c.tenant == tenant)
+        query = query if before is None else query.where(audit.c.id < before)
+        with self.read() as connection:
+            return [AuditRow.of(row) for row in connection.execute(query).mappings()]
 
 
 def _hash(key: str) -> str:

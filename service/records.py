@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import RowMapping as Row
 
 from grouping.outline import PlanOutline
+from service.roles import Role
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, Desired, JobState
 
@@ -227,16 +228,47 @@ class KeyInfo:
 
     prefix: str
     name: str
+    tenant: str
+    role: Role
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    """From when on it does not work."""
 
     @classmethod
     def of(cls, row: Row) -> Self:
         return cls(
-            row["prefix"],
-            row["name"],
-            at(row["created_at"]),
-            at_or_none(row["last_used_at"]),
-            at_or_none(row["revoked_at"]),
+            prefix=row["prefix"],
+            name=row["name"],
+            tenant=row["tenant"],
+            role=Role(row["role"]),
+            created_at=at(row["created_at"]),
+            expires_at=at_or_none(row["expires_at"]),
+            last_used_at=at_or_none(row["last_used_at"]),
+            revoked_at=at_or_none(row["revoked_at"]),
         )
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """Something that somebody did, or was not let do."""
+
+    id: int
+    at: datetime
+    tenant: str | None
+    key: str | None
+    """Prefix of the key; None where no good one was sent."""
+    role: Role | None
+    address: str | None
+    """Where the request came from."""
+    action: str
+    """Method and route: `POST /v1/jobs/{job_id}/cancel`."""
+    job_id: str | None
+    status: int
+    """Of the answer."""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        same = {name: row[name] for name in ("id", "tenant", "key", "address", "action", "job_id", "status")}
+        return cls(**same, at=at(row["at"]), role=None if row["role"] is None else Role(row["role"]))

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Seconds between two looks of the coordinator, and of a driver at its wish."""
     lease_seconds: float = Field(default=30.0, gt=0)
     """How long another control plane on the same database waits before it takes over from one that fell silent."""
+    requests_per_minute: int = Field(default=1200, ge=0)
+    """Requests that one key may send to one control plane within a minute; 0: as many as it likes."""
     max_running_jobs: int = Field(default=2, ge=1)
     """Jobs that hold a Ray Job at the same time; the others are queued."""
     max_attempts: int = Field(default=3, ge=1)

@@ -27,6 +27,7 @@ from service.errors import (
 from service.keys import KeyRows
 from service.leases import LeaseRows
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
+from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
 from service.training_rows import TrainingRows, must_be_id, storable
@@ -46,7 +47,7 @@ class Store(TrainingRows, KeyRows, LeaseRows):
         self,
         spec: JobSpec,
         *,
-        tenant: str = "default",
+        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         parent: str | None = None,
@@ -106,10 +107,24 @@ class Store(TrainingRows, KeyRows, LeaseRows):
         with self.read() as connection:
             return _job(connection, job_id)
 
+    def tenant_of(self, job_id: str) -> str:
+        """Whose job it is.  JobNotFound."""
+        must_be_id(job_id)
+        with self.read() as connection:
+            found = connection.execute(select(tables.jobs.c.tenant).where(tables.jobs.c.id == job_id)).scalar()
+        if found is None:
+            raise JobNotFound(f"There is no job {job_id!r:.60}.")
+        return found
+
     def list_jobs(
-        self, *, state: JobState | str | None = None, after: str | None = None, limit: int = 50
+        self,
+        *,
+        tenant: str | None = None,
+        state: JobState | str | None = None,
+        after: str | None = None,
+        limit: int = 50,
     ) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, and the cursor of the next page (None: this was the last)."""
+        """Jobs, newest first, and the cursor of the next page (None: this was the last).  `tenant` None: of all."""
         jobs = tables.jobs
         query = select(jobs).order_by(jobs.c.id.desc()).limit(limit + 1)
         if after is not None:
@@ -118,6 +133,8 @@ class Store(TrainingRows, KeyRows, LeaseRows):
                     f"Cursor {after!r:.60} was not handed out by this listing. Start over without a cursor."
                 )
             query = query.where(jobs.c.id < after)
+        if tenant is not None:
+            query = query.where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == JobState(state))
         with self.read() as connection:

@@ -17,7 +17,7 @@ _SHOWN_CLASSES = 20
 
 
 def submit(
-    store: Store, settings: Settings, text: bytes, *, json_only: bool, idempotency_key: str | None
+    store: Store, settings: Settings, text: bytes, *, tenant: str, json_only: bool, idempotency_key: str | None
 ) -> tuple[Job, bool]:
     """Accepts a job: (job, True), or (the earlier job, False) where the same key brought the same body before.
 
@@ -29,7 +29,7 @@ def submit(
     except ValueError as error:
         raise SpecError(str(error)) from error
     body = hashlib.sha256(text).hexdigest()
-    return store.create_job(spec, idempotency_key=idempotency_key, body_sha256=body)
+    return store.create_job(spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body)
 
 
 def validate(settings: Settings, text: bytes, *, json_only: bool) -> wire.Validation:

@@ -57,6 +57,7 @@ jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Index("jobs_by_state", "state", "id"),
+    Index("jobs_by_tenant", "tenant", "id"),
 )
 
 idempotency_keys = Table(
@@ -149,9 +150,27 @@ api_keys = Table(
     Column("prefix", String(16), primary_key=True),
     Column("sha256", String(64), nullable=False, unique=True),
     Column("name", String(255), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
     Column("last_used_at", Float),
-    Column("revoked_at", Float),
+    Column("revoked_at", Float),  # may lie ahead: a key that was rotated works a little longer
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("tenant", String(64)),
+    Column("key", String(16)),  # the prefix; NULL where no good key was sent
+    Column("role", String(16)),
+    Column("address", String(64)),
+    Column("action", String(255), nullable=False),  # method and route
+    Column("job_id", String(32)),
+    Column("status", Integer, nullable=False),
+    Index("audit_by_tenant", "tenant", "id"),
 )
 
 leases = Table(

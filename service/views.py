@@ -43,9 +43,9 @@ class Views:
             plan=None if plan is None else wire.Plan.model_validate(plan),
         )
 
-    def jobs(self, *, state: str | None, after: str | None, limit: int) -> wire.JobPage:
-        """A page of jobs, newest first."""
-        jobs, cursor = self._store.list_jobs(state=state, after=after, limit=limit)
+    def jobs(self, *, tenant: str | None, state: str | None, after: str | None, limit: int) -> wire.JobPage:
+        """A page of a tenant's jobs, or of all, newest first."""
+        jobs, cursor = self._store.list_jobs(tenant=tenant, state=state, after=after, limit=limit)
         return wire.JobPage(jobs=[_summary(job) for job in jobs], next=cursor)
 
     def events(self, job_id: str, *, after: int, limit: int) -> wire.EventPage:

@@ -13,12 +13,31 @@ def upgrade() -> None:
         sa.Column("prefix", sa.String(length=16), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
         sa.Column("last_used_at", sa.Float(), nullable=True),
         sa.Column("revoked_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("prefix", name=op.f("api_keys_key")),
         sa.UniqueConstraint("sha256", name=op.f("api_keys_sha256_unique")),
     )
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=True),
+        sa.Column("key", sa.String(length=16), nullable=True),
+        sa.Column("role", sa.String(length=16), nullable=True),
+        sa.Column("address", sa.String(length=64), nullable=True),
+        sa.Column("action", sa.String(length=255), nullable=False),
+        sa.Column("job_id", sa.String(length=32), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("audit_key")),
+    )
+    with op.batch_alter_table("audit", schema=None) as batch_op:
+        batch_op.create_index("audit_by_tenant", ["tenant", "id"], unique=False)
+
     op.create_table(
         "flags",
         sa.Column("name", sa.String(length=32), nullable=False),
@@ -53,6 +72,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("jobs_by_state", ["state", "id"], unique=False)
+        batch_op.create_index("jobs_by_tenant", ["tenant", "id"], unique=False)
 
     op.create_table(
         "leases",
