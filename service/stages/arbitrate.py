@@ -49,6 +49,13 @@ def add_arbitrated(run: JobRun, plan: Plan) -> tuple[int, Plan]:
     return run.add_plan(chosen, approved=not run.spec.grouping.approve), chosen
 
 
+def read_arbitration(run: JobRun) -> Arbitration | None:
+    """What the test showed; None for a job without one."""
+    if not run.files.exists(ARBITRATION):
+        return None
+    return Arbitration.model_validate_json(run.files.read_text(ARBITRATION))
+
+
 def trial_training(training: TrainConfig, share: float, num_train: Mapping[str, int]) -> TrainConfig:
     """The job's own training, shortened as a whole: steps and warm-up by the same share, scored at its end."""
     steps = max(1, math.ceil(share * num_steps(training, num_train)))
@@ -57,8 +64,8 @@ def trial_training(training: TrainConfig, share: float, num_train: Mapping[str, 
 
 
 def _decided(run: JobRun, plan: Plan) -> Arbitration:
-    if run.files.exists(ARBITRATION):
-        return Arbitration.model_validate_json(run.files.read_text(ARBITRATION))
+    if (kept := read_arbitration(run)) is not None:
+        return kept
     groups = {group.id: group.tasks for group in plan.groups}
     config, similarity = run.spec.grouping, similarities(plan)
     costs = task_costs(run.files, run.spec.training.batch_size)

@@ -21,7 +21,7 @@ def test_committed_specs_are_what_the_generator_writes():
 
 def test_every_yaml_file_of_the_examples_is_tested():
     assert sorted(path.name for path in EXAMPLES.glob("*.yaml")) == sorted(
-        [*BENCHMARKS, "demo.yaml", "mixed_kinds.yaml", "search.yaml"]
+        [*BENCHMARKS, "arbitrate.yaml", "demo.yaml", "mixed_kinds.yaml", "search.yaml"]
     )
 
 
@@ -60,3 +60,9 @@ def test_the_mixed_job_holds_a_task_of_every_kind():
 
 def test_the_search_example_searches():
     assert parse_spec((EXAMPLES / "search.yaml").read_bytes()).search is not None
+
+
+def test_the_arbitrated_example_puts_its_groups_to_the_test():
+    spec = parse_spec((EXAMPLES / "arbitrate.yaml").read_bytes())
+    assert spec.grouping.arbitrate and not spec.grouping.approve
+    assert all(isinstance(task.split, ShotsSplit) and task.split.val_shots > 0 for task in spec.tasks)
