@@ -26,6 +26,34 @@ def test_groups_come_with_their_reasons_the_plan_first(api: TestClient, job: str
     assert [task["sentence"] for task in answer["tasks"]] == ["near b", "near a"]
 
 
+def test_what_was_found_out_about_a_plan_is_told_once_it_is_there(
+    api: TestClient, control_plane: ControlPlane, job: str
+) -> None:
+    plan = api.get(f"/v1/jobs/{job}/groups").json()["plan"]
+    assert (plan["number"], plan["approved"], plan["reviewed"], plan["confidence"]) == (0, True, False, None)
+    matrix = [[1.0, 0.75], [0.75, 1.0]]
+    sure = {"word": "usable", "sentence": "Usable.", "rand_index": 0.5, "ambiguous": 0.1, "resamples": 50}
+    sure |= {"task_names": ["b", "a"], "together": matrix, "low": matrix, "high": matrix}
+    sure |= {"tasks": [{"task": "a", "together": 0.75, "margin": 0.5}]}
+    agreement = {"first": "cross_fit", "second": "random", "spearman": None, "rand_index": 0.0}
+    found = {"confidence": sure, "second_opinion": None, "agreements": [agreement]}
+    files = JobFiles(control_plane.settings.storage, job)
+    files.write_json("plans/0-review.json", found)
+    answer = api.get(f"/v1/jobs/{job}/groups").json()
+    assert answer["plan"]["confidence"]["word"] == "usable"
+    assert answer["plan"]["agreements"] == [agreement]
+    assert [(task["together"], task["together_margin"]) for task in answer["tasks"]] == [(0.75, 0.5), (None, None)]
+    assert api.get(f"/v1/jobs/{job}/similarity").json()["together"] == matrix
+
+
+def test_results_tell_gains_once_they_are_written(api: TestClient, control_plane: ControlPlane, job: str) -> None:
+    assert api.get(f"/v1/jobs/{job}/results").json()["gains"] == []
+    gain = {"task": None, "against": "zero_shot", "metric": "accuracy", "mean": 0.25, "low": -0.1, "high": 0.6}
+    gain |= {"num_tasks": 2, "num_images": 20, "spans_zero": True}
+    JobFiles(control_plane.settings.storage, job).write_json("gains.json", [gain])
+    assert api.get(f"/v1/jobs/{job}/results").json()["gains"] == [gain]
+
+
 def test_the_similarity_is_the_plans(api: TestClient, job: str) -> None:
     answer = api.get(f"/v1/jobs/{job}/similarity").json()
     assert answer["similarity"] == [[1.0, 0.5], [0.5, 1.0]]

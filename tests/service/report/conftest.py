@@ -30,10 +30,10 @@ def signatures(names: tuple[str, ...], silent: int = 0) -> tuple[np.ndarray, Mea
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(len(FAMILIES), 48))
     signal = np.stack([centres[i % len(FAMILIES)] for i in range(len(names))])
-    gradients = signal + rng.normal(scale=0.8, size=(3, 4, len(names), 48))
+    gradients = signal + rng.normal(scale=0.8, size=(2, 4, len(names), 48))
     gradients[:, :, len(names) - silent :] = 0.0
     blocks = [f"{tower}.{layer}" for tower in ("text", "image") for layer in range(12)]
-    facts = TaskFacts(np.ones((3, 4, len(names))), block_names=blocks, block_offsets=np.arange(0, 49, 2))
+    facts = TaskFacts(np.ones((2, 4, len(names))), block_names=blocks, block_offsets=np.arange(0, 49, 2))
     return gradients, measure(gradients, names, facts)
 
 

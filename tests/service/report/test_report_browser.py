@@ -25,11 +25,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("num_tasks", [1, 9, 60])
+@pytest.mark.parametrize(("num_tasks", "reviewed"), [(1, False), (9, False), (9, True), (60, True)])
 def test_report_draws_and_fits(
-    browser: Browser, job_of: Callable[..., ReportInputs], tmp_path: Path, num_tasks: int, scheme: str
+    browser: Browser, job_of: Callable[..., ReportInputs], tmp_path: Path, num_tasks: int, reviewed: bool, scheme: str
 ):
-    (tmp_path / "report.html").write_text(render_report(job_of(num_tasks)))
+    (tmp_path / "report.html").write_text(render_report(job_of(num_tasks, reviewed=reviewed)))
     page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     said: list[str] = []
     asked: list[str] = []
@@ -64,6 +64,24 @@ def test_cells_of_opposite_sign_and_strength_differ_in_colour(
     assert len(positive) > 10
     assert len(negative) > 3
     assert not positive & negative
+    page.close()
+
+
+def test_the_square_shows_co_association_where_it_is_asked_to_without_a_script(
+    browser: Browser, job_of: Callable[..., ReportInputs], tmp_path: Path
+):
+    (tmp_path / "report.html").write_text(render_report(job_of(9, reviewed=True)))
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((tmp_path / "report.html").as_uri())
+    one, other = page.locator(".heat .value.is-similarity").first, page.locator(".heat .value.is-together").first
+    assert one.is_visible() and not other.is_visible()
+    before = page.locator("svg.heat").screenshot()
+    page.get_by_label("Co-association").check()
+    assert other.is_visible() and not one.is_visible()
+    assert page.get_by_text("always together").is_visible()
+    assert page.locator("svg.heat").screenshot() != before
+    page.get_by_label("Similarity").check()
+    assert one.is_visible() and not other.is_visible()
     page.close()
 
 
