@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from service import live, show, wire
+from service import live, show, show_why, wire
 from service.client import ApiError, Cohort, Unreachable
 from service.connection import Connection
 from service.settings import Settings
@@ -99,10 +99,13 @@ def _tell(client: Cohort, job: wire.Job, console: Console) -> None:
         console.print(show.similarity_table(similarity))
     console.print(Text("The groups, and why", style="bold"))
     console.print(show.groups_table(groups))
+    if groups.plan is not None:
+        console.print(show_why.plan_lines(groups.plan))
     console.print(show.reasons_table(groups))
     results = client.results(job.id)
     console.print(Text(show.results_title(results), style="bold"))
-    console.print(show.results_table(results))
+    for part in show.results_whole(results):
+        console.print(part)
 
 
 def _where(job: wire.Job, home: Path, connection: Connection, console: Console, *, keep: bool) -> None:
