@@ -1,6 +1,7 @@
 """The law of data parallelism: ranks change who computes, not what comes out."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,18 +12,22 @@ from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
 from workers.launching.ray_train import safe_run_name
 from workers.launching.work import PassWork
-from workers.training.results import LEARNED, GroupResult
+from workers.training.results import LEARNED, RESULT, GroupResult, ValidationResult
 
 pytestmark = pytest.mark.ray
 
 
-def run(launcher: Launcher, work: PassWork) -> dict[str, np.ndarray]:
+def finish(launcher: Launcher, work: PassWork) -> None:
     running = launcher.start(work)
     deadline = time.monotonic() + 240
     while (outcome := running.poll().outcome) is None:
         assert time.monotonic() < deadline, "the ranks never ended"
         launcher.wait([running], 0.5)
     assert outcome.kind == "done", outcome.traceback
+
+
+def run(launcher: Launcher, work: PassWork) -> dict[str, np.ndarray]:
+    finish(launcher, work)
     return load_file(work.directories["g1"] / LEARNED)
 
 
@@ -52,6 +57,28 @@ def test_two_ranks_take_the_step_that_one_process_takes_on_the_same_batch(local_
     result = GroupResult.read(work.directories["g1"])
     assert result is not None
     assert result.steps == 1
+
+
+def test_a_trial_on_two_ranks_leaves_the_scores_of_one_process(local_ray, make_pass):
+    settings = {"batch_size": 4, "max_steps": 2, "validations": 1}
+    groups = {"g1": ("art", "photo")}
+    inline, launcher = InlineLauncher(), RayLauncher(device="cpu")
+    works = [
+        (inline, replace(make_pass(groups, into="one", **settings), evaluate="validation")),
+        (
+            launcher,
+            replace(make_pass(groups, into="two", job="job-trial", devices=2, **settings), evaluate="validation"),
+        ),
+    ]
+    left = []
+    for each, work in works:
+        finish(each, work)
+        left.append(ValidationResult.read(work.directories["g1"]))
+        each.close()
+    alone, together = left
+    assert alone is not None and together is not None
+    assert together.per_image == alone.per_image and together.steps == 2 and together.images == 16
+    assert not list(works[1][1].directories["g1"].glob(RESULT))
 
 
 @pytest.mark.parametrize(("job", "group"), [("job-7", "g2"), ("job-7", "alone-a/b c")])
