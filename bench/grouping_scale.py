@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=2 python -m bench.grouping_scale [--largest 10000]
 
-Up to 1,000 tasks: a whole plan (`make_plan`, number of groups automatic) from gradients.  Above: the factored form with
-the number of groups given, which never builds a matrix of all pairs.  Every size runs in a process of its own, so that
-its peak memory is its own (the input's 120 MB at 10,000 tasks included).  Wall time is what a user waits; CPU time is
-told beside it, because wall time is only meaningful on a machine that does nothing else.
+Up to 1,000 tasks: a whole plan with an automatic number of groups, measured from gradients and planned without second
+opinion, which a what-if does again and again.  Above: the factored form with the number of groups given, which never
+builds a matrix of all pairs.  Every size runs in a process of its own, so that its peak memory is its own (the input's
+120 MB at 10,000 tasks included), and the best of three runs counts.  Wall time is what a user waits; CPU time is told
+beside it, because wall time is only meaningful on a machine that does nothing else.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
@@ -29,7 +32,8 @@ from grouping.plan import plan_from
 from grouping.similarity import cross_fit
 from grouping.structure import pair_threshold
 
-SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
+Answer = TypeVar("Answer")
+SIZES = (10, 30, 100, 200, 300, 1_000, 3_000, 10_000)
 AUTOMATIC = 1_000
 
 
@@ -50,23 +54,37 @@ def measure_size(num_tasks: int) -> dict:
     """One size's figures, in this process."""
     num_groups = max(2, num_tasks // 20)
     gradients, truth = planted(num_tasks, num_groups)
-    figure: dict = {"tasks": num_tasks, "groups_planted": num_groups}
-    wall, cpu = time.perf_counter(), time.process_time()
+    names = [f"task{index:05d}" for index in range(num_tasks)]
     if num_tasks <= AUTOMATIC:
-        names = [f"task{index:05d}" for index in range(num_tasks)]
-        measured = measure(gradients, names)
-        figure["seconds_to_measure"] = round(time.perf_counter() - wall, 2)
-        plan = plan_from(measured, GroupingConfig())
+        to_measure, measured = best(lambda: measure(gradients, names))
+        to_plan, plan = best(lambda: plan_from(measured, GroupingConfig(), second_opinion=False))
         group_of = {task: group.id for group in plan.groups for task in group.tasks}
         found = [group_of[name] for name in names]
+        figure = {"measure": to_measure, "plan": to_plan}
     else:
-        found = factor_labels(gradients, num_groups, seed=0).tolist()
-    figure["seconds"] = round(time.perf_counter() - wall, 2)
-    figure["cpu_seconds"] = round(time.process_time() - cpu, 2)
+        to_group, labels = best(lambda: factor_labels(gradients, num_groups, seed=0))
+        found, figure = labels.tolist(), {"group": to_group}
+    figure = {"tasks": num_tasks, "groups_planted": num_groups, **figure}
     figure["groups_found"] = len(set(found))
     figure["ari"] = round(float(adjusted_rand_score(truth, found)), 4)
     figure["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)
     return figure
+
+
+def best(work: Callable[[], Answer]) -> tuple[dict[str, float], Answer]:
+    """Least wall and CPU seconds of three runs, and what they found; one answer is kept at a time."""
+    answer, wall, cpu = _timed(work)
+    for _ in range(2):
+        del answer
+        answer, another_wall, another_cpu = _timed(work)
+        wall, cpu = min(wall, another_wall), min(cpu, another_cpu)
+    return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}, answer
+
+
+def _timed(work: Callable[[], Answer]) -> tuple[Answer, float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = work()
+    return answer, time.perf_counter() - wall, time.process_time() - cpu
 
 
 def exact_forty() -> dict:
@@ -75,15 +93,9 @@ def exact_forty() -> dict:
     similarity = cross_fit(gradients).similarity_TT
     weights = similarity - pair_threshold(similarity[np.triu_indices(40, k=1)])
     np.fill_diagonal(weights, 0.0)
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = exact_partition(weights, Limits(np.ones(40)))
+    took, found = best(lambda: exact_partition(weights, Limits(np.ones(40))))
     assert found is not None
-    return {
-        "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "gap": found.gap,
-        "ari": float(adjusted_rand_score(truth, found.labels)),
-    }
+    return {**took, "gap": found.gap, "ari": float(adjusted_rand_score(truth, found.labels))}
 
 
 def main() -> None:
