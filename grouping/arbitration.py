@@ -216,7 +216,7 @@ def _against_one_group(
             alone,
             f"Every task trains alone, which is {points(over)} against one group of all tasks; {said}: {versus}.",
         )
-    return one_group, f"One group of all tasks is taken, for {said} are not surely as good: {versus}."
+    return one_group, f"One group of all tasks is taken: {said} are not surely better, {versus}."
 
 
 def _components(groups: Sequence[Composition]) -> list[Composition]:

@@ -76,6 +76,22 @@ def test_every_task_is_scored_by_its_own_metric_from_validation_to_the_bundle(
     assert {task["name"]: task["kind"] for task in bundle["tasks"]} == {n: t["kind"] for n, t in found.items()}
 
 
+def test_groups_of_every_kind_of_task_are_put_to_the_test_image_by_image(
+    make_world: Callable[..., World], mixed_spec: Callable[..., JobSpec]
+) -> None:
+    world = make_world()
+    job = world.submit(mixed_spec(grouping={"arbitrate": True, "arbitrate_share": 1.0}, baselines=[]))
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    found = world.files(job).read_json("datasets.json")["tasks"]
+    for task in found:
+        trial = world.files(job).read_json(f"arbitration/try-alone-{task['name']}.json")
+        assert trial["metrics"] == {task["name"]: METRICS[task["kind"]]}
+        assert len(trial["per_image"][task["name"]]) == task["num_val"] > 0
+    tested = {tuple(group["tasks"]): group for group in world.files(job).read_json("arbitration.json")["tested"]}
+    over_alone = tested["art", "pairs", "tags"]["over_alone"]
+    assert over_alone["num_tasks"] == 3 and over_alone["num_images"] == sum(task["num_val"] for task in found)
+
+
 def test_a_bundle_answers_as_the_kind_of_its_task_asks(
     make_world: Callable[..., World], mixed_spec: Callable[..., JobSpec], task_folders: Callable[..., Path]
 ) -> None:
