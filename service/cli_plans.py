@@ -73,19 +73,16 @@ def _plans_table(plans: list[wire_plans.PlanSummary]) -> Table:
 
 def _plan_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str | Table]:
     """A plan: its groups, and how sure it is as far as that is known."""
-    told: list[str | Table] = [f"Plan {plan.number} of {job_id}: {plan.summary}"]
-    if plan.plan.get("verdict"):
-        told.append(plan.plan["verdict"]["sentence"])
     table = _table("group", "tasks", "why")
     for group in plan.plan["groups"]:
         table.add_row(group["id"], Text(_tasks(group["tasks"])), Text(group["reason"]))
-    return [*told, table, *_review_lines(job_id, plan)]
+    return [f"Plan {plan.number} of {job_id}: {plan.summary}", table, *_review_lines(job_id, plan)]
 
 
 def _review_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str]:
     if plan.review is None:
         said = {
-            "pending": f"How firm it is is being worked out: `cohort plans {job_id} {plan.number}` shows it then.",
+            "pending": f"How firm it is is worked out now; `cohort plans {job_id} {plan.number}` shows it then.",
             "failed": f"How firm it is could not be worked out: {plan.review_problem}.",
             "none": "It rests on no measurement.",
         }

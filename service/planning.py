@@ -17,7 +17,7 @@ from service.artifacts import JobFiles, plan_path, review_path
 from service.errors import Conflict, PlanNotFound, SpecError
 from service.measurements import SIGNATURES, read_measurement, task_costs
 from service.reading import quoted, read_spec
-from service.records import Job, PlanRow, standing_plan
+from service.records import Job, PlanRow
 from service.reviews import Reviews
 from service.settings import Settings
 from service.store import Store
@@ -68,12 +68,11 @@ class Planner:
         job = self._store.get_job(job_id)
         files, measurement = self._measured(job)
         config = _changed(job.spec.grouping, asked.settings or {})
-        standing = standing_plan(self._store.plans(job_id))
         costs = task_costs(files, job.spec.training.batch_size)
         try:
             if asked.groups is None:
-                previous = standing.outline.groups if standing else None
-                plan = plan_from(measurement, config, costs=costs, previous=previous, second_opinion=False)
+                known = self._known_groups(job_id)
+                plan = plan_from(measurement, config, costs=costs, previous=known, second_opinion=False)
             else:
                 summary = "These groups were asked for."
                 plan = plan_of_groups(measurement, asked.groups, config, origin="edited", summary=summary, costs=costs)
@@ -127,6 +126,12 @@ class Planner:
         if number not in rows:
             raise PlanNotFound(f"Job {job_id} has no plan {number}; it has {quoted(list(map(str, rows))) or 'none'}.")
         return rows[number]
+
+    def _known_groups(self, job_id: str) -> dict[str, list[str]] | None:
+        """The groups whose ids are kept: of the plan that trains, else of the job's own, else of the first."""
+        rows = self._store.plans(job_id)
+        own = [row for row in rows if row.approved] or [row for row in rows if row.attempt is not None] or rows[:1]
+        return own[-1].outline.groups if own else None
 
     def _measured(self, job: Job) -> tuple[JobFiles, Measurement]:
         """The job's files and what is measured.  Conflict where that is nothing, or not every task (yet)."""

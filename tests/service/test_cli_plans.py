@@ -43,7 +43,7 @@ def test_a_plan_is_asked_for_shown_compared_and_run(live_service: LiveService, j
     assert "has no plans yet" in say(live_service, "plans", job)
     told = say(live_service, "replan", job, "--set", "num_groups=2", "--set", "must_link=[[a, c]]")
     assert f"Plan 0 of {job}" in told
-    assert "is being worked out" in told
+    assert "is worked out now" in told
     assert f"cohort rerun {job} 0" in told
     mine = tmp_path / "groups.yaml"
     mine.write_text("g1: [a, c, e, b]\ng2: [d, f]\n")

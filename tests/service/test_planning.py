@@ -94,6 +94,13 @@ def test_groups_keep_the_ids_of_the_plan_that_trains(planner: Planner, store: St
     assert planner.add(job, asks(settings={})).groups == {"g5": ["a", "c", "e"], "g9": ["b", "d", "f"]}
 
 
+def test_what_ifs_do_not_change_the_ids_that_are_kept(planner: Planner, store: Store, settings: Settings) -> None:
+    job = measured_job(store, settings, JobState.GROUPING)
+    group(JobRun(job, 1, store.get_job(job).spec, store, JobFiles(settings.storage, job), InlineLauncher(), settings))
+    planner.add(job, asks(groups={"g8": ["a", "c", "e"], "g9": ["b", "d", "f"]}))
+    assert planner.add(job, asks(settings={})).groups == PLANTED
+
+
 def test_the_cost_cap_counts_the_jobs_training_images(planner: Planner, store: Store, settings: Settings) -> None:
     job = measured_job(store, settings)
     plan = planner.add(job, asks(settings={"max_group_cost": 16}))
