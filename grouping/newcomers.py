@@ -7,7 +7,7 @@ to the nearest one, is learned from the known tasks by leaving each out of its g
 
 # S snapshots, R microbatches, T known tasks, N newcomers, G groups, P parameters
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict
 from grouping.config import GroupingConfig
 from grouping.grams import unusable_tasks
 from grouping.group_ids import group_ids
-from grouping.links import Limits
+from grouping.links import ROUNDING, Limits
 from grouping.local import local_partition
 from grouping.measurement import check_gradients
 from grouping.similarity import MIN_RELIABILITY
 
 CAUTION = 1.5
 """So many times as many deviations lie between the threshold and the members as between it and the strangers."""
+LEAST_SPREAD = 0.05
+"""A few members that agree to the last digit do not say that the next one must."""
 
 
 class Placement(BaseModel):
@@ -50,10 +52,13 @@ def place(
     newcomers: np.ndarray,
     newcomer_names: Sequence[str],
     config: GroupingConfig,
+    *,
+    costs: Mapping[str, float] | None = None,
 ) -> list[Placement]:
     """One placement a newcomer.  Both [snapshots, microbatches >= 2, tasks, params], taken at the same prompts.
 
-    Full groups (`max_group_size`) take nobody. Newcomers that fit no group form new ones among themselves.
+    Full groups (`max_group_size`, `max_group_cost`) and pinned ones take nobody. Newcomers that fit no group form new
+    ones among themselves. `costs` per task, known and new, are for `max_group_cost`.
     """
     check_gradients(known, known_names)
     check_gradients(newcomers, newcomer_names)
@@ -78,15 +83,20 @@ def place(
     fit_TG = _to_groups(halves_K, membership_TG, halves_K, leave_out=True)
     threshold = _threshold(fit_TG, membership_TG)
     fit_NG = _to_groups(halves_K, membership_TG, halves_N, leave_out=False)
-    room = {g: (config.max_group_size or np.inf) - len(groups[ids[g]]) for g in range(len(ids))}
+    caps = _caps(config, costs)
+    pinned = {frozenset(tasks) for tasks in config.pinned}
+    inside = {g: list(groups[ids[g]]) for g in range(len(ids)) if frozenset(groups[ids[g]]) not in pinned}
     joined: dict[int, int] = {}
     for row in np.argsort(-fit_NG.max(axis=1, initial=-np.inf), kind="stable") if ids else []:
-        open_groups = [g for g in np.argsort(-fit_NG[row], kind="stable") if room[int(g)] >= 1]
-        if open_groups and fit_NG[row, open_groups[0]] > threshold:
-            joined[int(row)] = int(open_groups[0])
-            room[int(open_groups[0])] -= 1
+        name = newcomer_names[usable[row]]
+        nearest = (int(g) for g in np.argsort(-fit_NG[row], kind="stable") if int(g) in inside)
+        g = next((g for g in nearest if all(fits([*inside[g], name]) for fits in caps)), None)
+        if g is not None and fit_NG[row, g] > threshold:
+            joined[int(row)] = g
+            inside[g].append(name)
     strangers = [row for row in range(len(usable)) if row not in joined]
-    fresh = _among_themselves(tuple(half[:, strangers] for half in halves_N), threshold, config)
+    costs_N = np.array([(costs or {}).get(newcomer_names[usable[row]], 0.0) for row in strangers])
+    fresh = _among_themselves(tuple(half[:, strangers] for half in halves_N), threshold, config, costs_N)
     new_names = [[newcomer_names[usable[strangers[i]]] for i in tasks] for tasks in fresh]
     new_names += [[newcomer_names[task]] for task in bad]
     numbered = group_ids([*groups.values(), *new_names], groups)[len(groups) :]
@@ -96,6 +106,21 @@ def place(
         _placement(name, rows.get(task), bad.get(task), joined, fit_NG, ids, new_of, threshold)
         for task, name in enumerate(newcomer_names)
     ]
+
+
+def _caps(config: GroupingConfig, costs: Mapping[str, float] | None) -> list[Callable[[list[str]], bool]]:
+    """Whether a group of these tasks keeps each of the caps that there are."""
+    size, most = config.max_group_size, config.max_group_cost
+    caps: list[Callable[[list[str]], bool]] = []
+    if size is not None:
+        caps.append(lambda tasks: len(tasks) <= size)
+    if most is not None:
+        if costs is None:
+            raise ValueError(
+                f"max_group_cost={most:g}, and no task's cost is known. Give costs, or use max_group_size."
+            )
+        caps.append(lambda tasks: sum(costs[task] for task in tasks) <= most + ROUNDING)
+    return caps
 
 
 def _halves(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,12 +169,15 @@ def _threshold(fit_TG: np.ndarray, membership_TG: np.ndarray) -> float:
     if len(own_T) < 2 or len(other_T) < 2:
         known = own_T.min() - 0.5 if len(own_T) else 0.5
         return float(max(known, 0.0))
-    spread_in, spread_out = max(CAUTION * own_T.std(), 1e-6), max(other_T.std(), 1e-6)
+    spread_in = CAUTION * max(float(own_T.std()), LEAST_SPREAD)
+    spread_out = max(float(other_T.std()), LEAST_SPREAD)
     between = (own_T.mean() * spread_out + other_T.mean() * spread_in) / (spread_in + spread_out)
     return float(np.clip(between, -1.0, 1.0))
 
 
-def _among_themselves(halves: tuple[np.ndarray, ...], threshold: float, config: GroupingConfig) -> list[list[int]]:
+def _among_themselves(
+    halves: tuple[np.ndarray, ...], threshold: float, config: GroupingConfig, costs_N: np.ndarray
+) -> list[list[int]]:
     """Groups of the newcomers that fit no known one: correlation clustering above the threshold."""
     a, b = halves
     if a.shape[1] == 0:
@@ -159,7 +187,8 @@ def _among_themselves(halves: tuple[np.ndarray, ...], threshold: float, config: 
     weights_NN = numerator_NN - threshold * np.outer(root_N, root_N)
     np.fill_diagonal(weights_NN, 0.0)
     size = None if config.max_group_size is None else float(config.max_group_size)
-    found = local_partition(weights_NN, Limits(np.ones(len(root_N)), max_cost=size), seed=config.seed)
+    limits = Limits(costs_N, config.max_group_cost, sizes_U=np.ones(len(root_N)), max_size=size)
+    found = local_partition(weights_NN, limits, seed=config.seed)
     return [np.flatnonzero(found.labels == label).tolist() for label in np.unique(found.labels)]
 
 
