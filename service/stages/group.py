@@ -12,6 +12,8 @@ from service.artifacts import plan_path, review_path
 from service.measurements import read_gradients, read_measurement, task_costs
 from service.stages.arbitrate import add_arbitrated
 from service.stages.aside import aside
+from service.stages.inherit import inherited_plan
+from service.stages.parent import parent_of
 from service.stages.run import Interrupted, JobRun
 from service.states import JobState
 
@@ -79,9 +81,11 @@ def measurement(run: JobRun) -> Measurement:
 
 
 def _propose(run: JobRun) -> None:
-    """Adds the plan that the signatures speak for, or that the job's sharing is."""
-    sharing = run.spec.trivial_sharing
-    if sharing is not None:
+    """Adds the plan that the signatures speak for, or that the job's sharing is, or that the job goes on with."""
+    sharing, parent = run.spec.trivial_sharing, parent_of(run)
+    if parent is not None:
+        plan = aside(run, lambda: inherited_plan(run, parent))
+    elif sharing is not None:
         plan = trivial_plan([task.name for task in run.spec.tasks], sharing)
     else:
         plan = aside(run, lambda: plan_from(measurement(run), run.spec.grouping, costs=costs(run)))

@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from grouping.plan import plan_from
+from grouping.plan import Plan, plan_from
 from grouping.verdict import Verdict
-from service.measurements import SIGNATURES
-from service.stages.group import costs, measurement
+from service.measurements import SIGNATURES, read_measurement, task_costs
+from service.stages.aside import aside
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.validate import datasets, fingerprints, profiled_method
@@ -50,7 +50,7 @@ def measure_more(run: JobRun) -> None:
     """Takes more microbatches of all tasks while groups cannot be told from noise, as far as there are any to take."""
     signatures = run.files.path(SIGNATURES)
     while (verdict := _verdict(run)) is not None and verdict.kind == "too_noisy" and verdict.needed is not None:
-        found = measurement(run)
+        found = read_measurement(run.files)
         have, wanted = found.num_microbatches, math.ceil(verdict.needed / found.num_snapshots)
         limit, why = _limit(run, have)
         num = min(wanted, limit)
@@ -83,7 +83,12 @@ def measure_more(run: JobRun) -> None:
 
 def _verdict(run: JobRun) -> Verdict | None:
     """What the gradients say; nothing is planned with it."""
-    return plan_from(measurement(run), run.spec.grouping, costs=costs(run), second_opinion=False).verdict
+
+    def plan() -> Plan:
+        costs = task_costs(run.files, run.spec.training.batch_size)
+        return plan_from(read_measurement(run.files), run.spec.grouping, costs=costs, second_opinion=False)
+
+    return aside(run, plan).verdict
 
 
 def _limit(run: JobRun, have: int) -> tuple[int, str]:

@@ -2,7 +2,9 @@
 first cannot tell groups from noise."""
 
 from service.measurements import SIGNATURES as ARTIFACT
+from service.stages.inherit import inherit_signatures
 from service.stages.measure import measure_more
+from service.stages.parent import parent_of
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.validate import fingerprints, profiled_method
@@ -12,10 +14,14 @@ from workers.launching.work import GroupUnit, ProfileWork, Work
 
 
 def profile(run: JobRun) -> None:
-    """Writes `profile/signatures.npz` unless it is there, or the job's sharing needs none."""
+    """Writes `profile/signatures.npz` unless it is there, or the job's sharing needs none; a job that goes on from
+    another trains no shared prompt."""
     if run.spec.trivial_sharing is not None:
         return
     run.enter(JobState.PROFILING)
+    if (parent := parent_of(run)) is not None:
+        inherit_signatures(run, parent)
+        return
     _train_shared_prompt(run)
     if all(plan.attempt is None for plan in run.store.plans(run.job)):  # the job's own plan was made of what there was
         measure_more(run)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from service.stages.group import read_plan
+from service.stages.inherit import inherit_search
+from service.stages.parent import parent_of
 from service.stages.run import Interrupted, JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.units import Tuned
@@ -26,7 +28,7 @@ JOB = "job"
 
 
 def search(run: JobRun) -> None:
-    """Writes `search.json` unless it is there, or the job asks for no search.
+    """Writes `search.json` unless it is there, or the job asks for no search; what a parent found is not sought again.
 
     StageFailed where not one trial of a scope was scored.
     """
@@ -34,6 +36,8 @@ def search(run: JobRun) -> None:
     if config is None:
         return
     run.enter(JobState.SEARCHING)
+    if (parent := parent_of(run)) is not None:
+        inherit_search(run, parent, read_plan(run))
     if run.files.exists(ARTIFACT):
         return
     groups = {group.id: tuple(group.tasks) for group in read_plan(run).groups}

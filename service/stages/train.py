@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from service.scores import in_words
-from service.stages.group import read_plan
+from service.stages.group import approved_plan, read_plan
+from service.stages.inherit import take_over
+from service.stages.parent import parent_of, zero_shot_parts
 from service.stages.passes import Landing, run_passes
 from service.stages.run import JobRun, StageFailed
 from service.stages.search import tuned
@@ -37,12 +39,14 @@ def train(run: JobRun) -> Trained:
     StageFailed if not one group of the plan finished.
     """
     run.enter(JobState.TRAINING)
-    sizes = {name: found["num_train"] for name, found in datasets(run).items()}
     settings = tuned(run)
     if settings.common[0] != run.spec.method and can_share(run.spec.method, class_lists(run)):
         tell_left_out(run, settings.common[0])
-    trained = Trained(train_units(run.spec, read_plan(run), sizes, class_lists(run), settings))
+    trained = Trained(_units(run))
     run.put_groups(trained.units.units)
+    parent = parent_of(run)
+    if parent is not None and approved_plan(parent.run) is not None:
+        take_over(run, parent, trained.units, _units(parent.run))
     _land_finished(run, trained, trained.units.units)
     run_passes(run, trained.units.units, trained.units.trainings, _Results(run, trained))
     if not any(group in trained.results for group in trained.units.planned.values()):
@@ -50,6 +54,11 @@ def train(run: JobRun) -> Trained:
         raise StageFailed(f"No group could be trained. {reasons}")
     _name_the_hurt(run, trained)
     return trained
+
+
+def _units(run: JobRun) -> TrainUnits:
+    sizes = {name: found["num_train"] for name, found in datasets(run).items()}
+    return train_units(run.spec, read_plan(run), sizes, class_lists(run), tuned(run), zero_shot_parts(run))
 
 
 class _Results(Landing):

@@ -3,7 +3,7 @@
 Pure: from the spec, the plan and the sizes that validation found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grouping.plan import Plan
@@ -50,9 +50,11 @@ def train_units(
     num_train: Mapping[str, int],
     class_lists: Mapping[str, tuple[str, ...]],
     tuned: Tuned | None = None,
+    zero_shot_parts: Sequence[tuple[str, ...]] | None = None,
 ) -> TrainUnits:
     """Under one setting every unit takes the same number of steps, so a task sees as many batches in its group as in a
-    baseline.  The baseline `all` is left out where the tasks' classes do not let them share the method."""
+    baseline.  The baseline `all` is left out where the tasks' classes do not let them share the method.  The baseline
+    `zero_shot` is one unit, or one for each of the given parts of the tasks."""
     tuned = tuned or Tuned((spec.method, spec.training))
     own_method, own_training = tuned.common
     names = tuple(task.name for task in spec.tasks)
@@ -75,11 +77,14 @@ def train_units(
         planned |= dict.fromkeys(members, unit(group.id, "plan", members, *tuned.groups.get(group.id, tuned.common)))
     assert set(planned) == set(names), "a plan holds every task of its job exactly once"
 
-    baselines: dict[Baseline, Mapping[str, str]] = {}
+    baselines: dict[Baseline, dict[str, str]] = {}
     for baseline in spec.baselines:
         match baseline:
             case "zero_shot":
-                baselines[baseline] = dict.fromkeys(names, unit("zero-shot", "zero_shot", names, ZeroShotConfig()))
+                baselines[baseline] = {}
+                for number, part in enumerate(zero_shot_parts or [names], start=1):
+                    id = "zero-shot" if number == 1 else f"zero-shot-{number}"
+                    baselines[baseline] |= dict.fromkeys(part, unit(id, "zero_shot", part, ZeroShotConfig()))
             case "all" if not can_share(own_method, class_lists):
                 pass
             case "all":

@@ -4,10 +4,12 @@ from typing import Any
 
 from service.reading import quoted
 from service.spec import NO_VALIDATION, JobSpec, with_sharing
+from service.stages.parent import known_datasets, tell_goes_on
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.units import can_share
 from service.states import JobState
+from workers.data.config import TaskConfig
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ValidateWork, Work
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
@@ -16,11 +18,34 @@ ARTIFACT = "datasets.json"
 
 
 def validate(run: JobRun) -> None:
-    """Writes `datasets.json` unless it is there."""
+    """Writes `datasets.json` unless it is there; of a job that goes on from another, only new tasks are looked at."""
     run.enter(JobState.VALIDATING)
     if run.files.exists(ARTIFACT):
         return
-    unit = GroupUnit("validate", "validate", tuple(task.name for task in run.spec.tasks), ZeroShotConfig())
+    known = known_datasets(run)
+    new = tuple(task for task in run.spec.tasks if task.name not in known)
+    fresh = _look(run, new) if new else []
+    found = known | {task["name"]: task for task in fresh}
+    blind = [task.name for task in run.spec.tasks if not found[task.name]["num_val"]]
+    for compared in run.spec.compared_on_validation if blind else ():
+        raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
+    run.check()
+    run.files.write_json(ARTIFACT, {"tasks": [found[task.name] for task in run.spec.tasks]})
+    tell_goes_on(run)
+    unreadable = sum(task["num_unreadable"] for task in fresh)
+    images = sum(task["num_train"] + task["num_val"] + task["num_test"] for task in fresh)
+    run.event(
+        "validated",
+        f"{len(fresh)} tasks with {images} images; {unreadable} unreadable.",
+        level="warning" if unreadable else "info",
+        data={task["name"]: task["num_unreadable"] for task in fresh if task["num_unreadable"]},
+    )
+    tell_left_out(run, run.spec.method)
+
+
+def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:
+    """Reads every image of the tasks; what was found, one entry a task."""
+    unit = GroupUnit("validate", "validate", tuple(task.name for task in tasks), ZeroShotConfig())
     found: dict[str, Any] = {}
 
     def on_end(work: Work, outcome: Outcome) -> list[Work]:
@@ -29,21 +54,10 @@ def validate(run: JobRun) -> None:
         found.update(outcome.value)
         return []
 
-    supervise(run, [ValidateWork(**run.common(), groups=(unit,), methods=_methods(run.spec))], on_end)
-    blind = [task["name"] for task in found["tasks"] if not task["num_val"]]
-    for compared in run.spec.compared_on_validation if blind else ():
-        raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
-    run.check()
-    run.files.write_json(ARTIFACT, found)
-    unreadable = sum(task["num_unreadable"] for task in found["tasks"])
-    images = sum(task["num_train"] + task["num_val"] + task["num_test"] for task in found["tasks"])
-    run.event(
-        "validated",
-        f"{len(found['tasks'])} tasks with {images} images; {unreadable} unreadable.",
-        level="warning" if unreadable else "info",
-        data={task["name"]: task["num_unreadable"] for task in found["tasks"] if task["num_unreadable"]},
-    )
-    tell_left_out(run, run.spec.method)
+    common = run.common()
+    common["tasks"] = tasks
+    supervise(run, [ValidateWork(**common, groups=(unit,), methods=_methods(run.spec))], on_end)
+    return found["tasks"]
 
 
 def tell_left_out(run: JobRun, method: MethodConfig) -> None:

@@ -1,0 +1,80 @@
+"""The finished job that a job goes on from, if it does: a job with new tasks, or one that runs a plan again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.artifacts import JobFiles
+from service.measurements import DATASETS
+from service.reading import quoted
+from service.stages.run import JobRun, StageFailed
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The finished job that a job goes on from."""
+
+    run: JobRun
+    """As its own stages saw it; nothing is written through it."""
+    plan: int
+    """The number of the plan that the job begins with."""
+
+    def file(self, path: str) -> Path:
+        """One of its files.  StageFailed if it is gone."""
+        if not self.run.files.exists(path):
+            raise StageFailed(
+                f"This job goes on from {self.run.job}, whose file {path} is gone. Submit all tasks as a new job."
+            )
+        return self.run.files.path(path)
+
+
+def parent_of(run: JobRun) -> Parent | None:
+    """The job that this one goes on from; None for a job that begins by itself."""
+    job = run.store.get_job(run.job)
+    if job.parent is None:
+        return None
+    assert job.parent_plan is not None, "a job with a parent begins with one of its plans"
+    parent = run.store.get_job(job.parent)
+    files = JobFiles(run.settings.storage, parent.id)
+    view = JobRun(parent.id, parent.attempt, parent.spec, run.store, files, run.launcher, run.settings)
+    return Parent(view, job.parent_plan)
+
+
+def new_tasks(run: JobRun, parent: Parent) -> list[str]:
+    """Tasks that the parent does not have."""
+    known = {task.name for task in parent.run.spec.tasks}
+    return [task.name for task in run.spec.tasks if task.name not in known]
+
+
+def known_datasets(run: JobRun) -> dict[str, dict[str, Any]]:
+    """What the parent's validation found, by task; nothing without a parent."""
+    parent = parent_of(run)
+    if parent is None:
+        return {}
+    parent.file(DATASETS)
+    return {task["name"]: task for task in parent.run.files.read_json(DATASETS)["tasks"]}
+
+
+def tell_goes_on(run: JobRun) -> None:
+    """An event on what the job goes on from, and on what it leaves out."""
+    parent = parent_of(run)
+    if parent is None:
+        return
+    new = new_tasks(run, parent)
+    how = f"{quoted(new)} join(s)" if new else "runs again under"
+    run.event(
+        "goes_on",
+        f"Goes on from {parent.run.job}: {how} its plan {parent.plan}.",
+        data={"parent": parent.run.job, "plan": parent.plan, "new": new},
+    )
+    if "all" in parent.run.spec.baselines and "all" not in run.spec.baselines:
+        run.event("baseline_left_out", "The baseline all is left out: with new tasks it would train every task anew.")
+
+
+def zero_shot_parts(run: JobRun) -> list[tuple[str, ...]]:
+    """The job's tasks, in the parts in which they are looked at with nothing trained: those of every generation."""
+    parent = parent_of(run)
+    if parent is None:
+        return [tuple(task.name for task in run.spec.tasks)]
+    new = tuple(new_tasks(run, parent))
+    return [*zero_shot_parts(parent.run), *([new] if new else [])]
