@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import artifacts, auth, events, health, jobs, keys, plans, problems, results
+from api import artifacts, auth, events, health, jobs, keys, plans, problems, results, tasks
 from api.audit import Audit
 from api.limits import RequestLimiter
+from service.children import NewTasks
 from service.control_plane import ControlPlane
 from service.planning import WHOLE
 from service.spec import JobSpec
@@ -55,7 +56,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     problems.install(app)
     health.install(app, control_plane.store)
     app.include_router(health.router)
-    for room in (jobs, plans, results, events, artifacts):
+    for room in (jobs, tasks, plans, results, events, artifacts):
         app.include_router(room.router, dependencies=[Depends(auth.guard)], responses=_PROBLEMS)
     app.include_router(keys.router, responses=_PROBLEMS)
     _describe(app)
@@ -69,7 +70,7 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            named = [(model, "") for model in (JobSpec, NewKey, NewPlan, Problem)]
+            named = [(model, "") for model in (JobSpec, NewKey, NewPlan, NewTasks, Problem)]
             named += [(model, "Whole") for model in WHOLE]
             for model, prefix in named:
                 own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")

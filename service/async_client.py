@@ -150,6 +150,15 @@ class AsyncCohort:
         """How the second plan differs from the first."""
         return await self._send(calls.compare(job_id, first, second))
 
+    async def add_tasks(
+        self, job_id: str, tasks: Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None
+    ) -> wire.Job:
+        """Submits a job over a finished job's tasks and new ones, which join its groups; only what changes is trained.
+
+        `tasks` is `{"tasks": [...]}` as a dict, a path, or YAML or JSON text.
+        """
+        return await self._send(calls.add_tasks(job_id, tasks, idempotency_key=idempotency_key))
+
     async def rerun(self, job_id: str, number: int, *, idempotency_key: str | None = None) -> wire.Job:
         """Submits a job that trains this plan of a finished job, with what that one has measured."""
         return await self._send(calls.rerun(job_id, number, idempotency_key=idempotency_key))

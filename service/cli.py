@@ -265,6 +265,23 @@ def rerun(
 
 
 @app.command()
+def add(
+    ctx: typer.Context,
+    job: _JobId,
+    file: Annotated[Path, typer.Argument(help="YAML or JSON with `tasks:`, as in a job description.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show how it goes.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Let new tasks join the groups of a finished job, as a job of its own that trains only what changes."""
+    with _client(ctx) as client:
+        child = client.add_tasks(_id(client, job), file)
+        if watch:
+            _watch(client, child.id)
+    line = f"{child.id} is {child.state}: it goes on from {child.parent}. See it with `cohort watch {child.id}`."
+    _print(child, as_json, lambda: [line])
+
+
+@app.command()
 def pull(
     ctx: typer.Context,
     job: _JobId,
