@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from grouping.arbitration import Arbitration
+from grouping.outline import PlanOutline
 from grouping.plan import Plan
 from service.artifacts import plan_path
 from service.stages.arbitrate import trial_training
@@ -27,6 +28,13 @@ class MoodyStore(Store):
     """A store whose user, or whose machine, does something as soon as a trial is told to be done."""
 
     on_trial_done: Callable[[], object] | None = None
+    dies_before_the_plan: bool = False
+
+    def add_plan(self, job_id: str, outline: PlanOutline, save: Any, **fields: Any) -> int | None:
+        if outline.origin == "arbitrated" and self.dies_before_the_plan:
+            self.dies_before_the_plan = False
+            raise Killed
+        return super().add_plan(job_id, outline, save, **fields)
 
     def add_event(self, job_id: str, kind: str, message: str, **fields: Any) -> int | None:
         if kind == "trial_done" and self.on_trial_done is not None:
@@ -138,6 +146,20 @@ def test_a_killed_test_trains_only_what_is_missing_and_comes_to_the_same_decisio
     world.store.move(job, JobState.QUEUED, attempt=None)
     assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     assert arbitration(world.folder(job)) == arbitration(world.folder(undisturbed))
+
+
+def test_a_decision_that_was_written_down_is_not_made_again(make_world, spec):
+    world = make_world(MoodyStore("sqlite://"))
+    job = world.submit(spec())
+    world.store.dies_before_the_plan = True
+    with pytest.raises(Killed):
+        world.attempt(job)
+    written = (world.folder(job) / "arbitration.json").stat().st_mtime_ns
+    assert [plan.outline.origin for plan in world.store.plans(job)] == ["gradients"]
+    world.store.move(job, JobState.QUEUED, attempt=None)
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    assert (world.folder(job) / "arbitration.json").stat().st_mtime_ns == written
+    assert [plan.approved for plan in world.store.plans(job)] == [False, True]
 
 
 def test_a_trial_that_ended_before_is_not_trained_again(make_world, spec):
