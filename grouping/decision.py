@@ -60,6 +60,10 @@ class Finding:
     proposal_T: np.ndarray | None
     """Spectral clustering's groups, their number chosen by silhouette; None below three tasks."""
 
+    def judged(self, labels: np.ndarray) -> np.ndarray:
+        """The groups that the verdict is about: those that were too noisy, or else those that are proposed."""
+        return self.proposal_T if self.noisy and self.proposal_T is not None else labels
+
 
 def decide(
     measurement: Measurement,
@@ -90,7 +94,7 @@ def decide(
             fitted = cross_fitted(measurement)
             finding = find(fitted, config.seed)
             proposed = _free(fitted, pair_weights(fitted, finding.structure.threshold), finding)
-            said = verdict(measurement, fitted, finding.structure, proposed.labels, noisy=finding.noisy)
+            said = verdict(measurement, fitted, finding.structure, finding.judged(proposed.labels), noisy=finding.noisy)
         return Decision(chosen.labels, labels_T, chosen.solver, chosen.gap, 0.0, objective, said, None)
     finding = find(measured, config.seed)
     weights_TT = pair_weights(measured, finding.structure.threshold)
@@ -107,7 +111,7 @@ def decide(
         "all_alone": 0.0,
     }
     proposed_T = _free(measured, weights_TT, finding).labels if config.num_groups != "auto" else labels_T
-    said = verdict(measurement, measured, finding.structure, proposed_T, noisy=finding.noisy)
+    said = verdict(measurement, measured, finding.structure, finding.judged(proposed_T), noisy=finding.noisy)
     return Decision(
         chosen.labels, labels_T, chosen.solver, chosen.gap, finding.structure.threshold, objective, said, second
     )

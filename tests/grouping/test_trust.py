@@ -9,11 +9,13 @@ from bench.schedule import World, lower_bound, makespan
 from grouping.affinities import agreements
 from grouping.confidence import confidence
 from grouping.config import GroupingConfig
+from grouping.decision import Finding
 from grouping.factor import group_many
 from grouping.group_ids import group_ids
 from grouping.measurement import Measurement, TaskFacts, measure
 from grouping.newcomers import place
 from grouping.plan import Plan, make_plan, plan_from
+from grouping.structure import Structure
 from tests.grouping.planted import planted
 
 SIX_GROUPS = np.arange(60) % 6
@@ -48,6 +50,14 @@ def test_the_verdict_refuses_what_noise_hides_and_says_what_is_needed(sigma: flo
         assert plan.verdict.needed is not None and plan.verdict.needed > 50
         assert sure.rand_index < 0.1
         assert sure.word == "refuse"
+
+
+def test_the_verdict_judges_the_groups_that_were_too_noisy_and_not_the_one_group_taken_instead():
+    proposal, one_group = np.array([0, 0, 1]), np.zeros(3, dtype=int)
+    structure = Structure(found=True, threshold=0.5)
+    assert Finding(structure, True, proposal).judged(one_group) is proposal
+    assert Finding(structure, False, proposal).judged(one_group) is one_group
+    assert Finding(structure, True, None).judged(one_group) is one_group
 
 
 def test_tasks_that_stand_wrong_have_small_margins():
