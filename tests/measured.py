@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.artifacts import JobFiles
-from service.measurements import DATASETS, SIGNATURES
+from grouping.config import GroupingConfig
+from grouping.plan import plan_from
+from service.artifacts import JobFiles, plan_path
+from service.measurements import DATASETS, SIGNATURES, read_measurement
 from service.settings import Settings
 from service.spec import parse_spec
 from service.states import JobState
@@ -33,6 +35,17 @@ def measured_job(
     for stop in stops if state != JobState.AWAITING_APPROVAL else [*_ON_THE_WAY[:3], state]:
         store.move(job.id, stop, attempt=attempt)
     return job.id
+
+
+def train_a_plan(store: Store, settings: Settings, job: str) -> None:
+    """Its groups are the plan that the job has trained."""
+    files = JobFiles(settings.storage, job)
+    plan = plan_from(read_measurement(files), GroupingConfig(num_groups=2), second_opinion=False)
+
+    def save(number: int) -> None:
+        files.write_text(plan_path(number), plan.model_dump_json())
+
+    store.add_plan(job, plan.outline(), save, approved=True)
 
 
 def write_signatures(files: JobFiles, names: Sequence[str], *, seed: int = 0) -> None:

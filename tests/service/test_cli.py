@@ -142,7 +142,7 @@ def test_every_command_explains_itself() -> None:
     runner = CliRunner()
     text = runner.invoke(app, ["--help"]).output
     commands = ["up", "submit", "ls", "show", "watch", "groups", "results", "cancel", "pause", "resume", "approve"]
-    commands += ["pull", "predict", "methods", "bench", "doctor", "demo"]
+    commands += ["add", "pull", "predict", "methods", "bench", "doctor", "demo"]
     for command in commands:
         assert command in text
         result = runner.invoke(app, [command, "--help"])
