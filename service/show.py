@@ -47,6 +47,7 @@ def job_lines(job: wire.Job) -> Table:
         "reason": job.reason,
         "wish": None if job.desired == "run" or job.is_finished else f"asked to {job.desired}",
         "tasks": ", ".join(task.name for task in job.spec.tasks),
+        "goes on from": None if job.parent is None else f"{job.parent}, plan {job.parent_plan}",
         "method": f"{job.method} on {job.spec.backbone.model}",
         "plan": None
         if job.plan is None

@@ -15,9 +15,13 @@ from service.children import add_tasks
 from service.errors import Conflict, IdempotencyConflict, JobNotFound, SpecError
 from service.measurements import read_measurement
 from service.planning import Planner
+from service.stages.inherit import inherit_search
+from service.stages.parent import parent_of
+from service.stages.run import JobRun
 from service.states import Desired, JobState
 from service.store import Store
 from workers.bundle import load_bundle
+from workers.launching.inline import InlineLauncher
 from workers.training.results import LEARNED, TEXT_FEATURES, GroupResult
 
 FAMILIES: dict[str, tuple[dict[str, tuple[int, int, int]], str]] = {
@@ -268,6 +272,28 @@ def test_a_damaged_result_of_the_parent_is_told_and_trained_again(make_world, fa
     assert world.attempt(child) == JobState.SUCCEEDED, world.why(child)
     assert set(steps(world, child)) == {"g2", "g3"}
     assert "g2 is trained again" in told(world, child, "result_damaged")[0].message
+
+
+@pytest.mark.parametrize("scope", ["job", "group"])
+def test_settings_that_a_search_found_are_kept_by_tasks_else_by_id(make_world, family_spec, task, scope):
+    world = make_world()
+    parent = finished(world, family_spec(baselines=[]))
+    best = {"job": ["job"], "group": ["g1", "g2"]}[scope]
+    found = {"metric": "val_score", "scope": scope, "searches": {name: {"best": name} for name in best}}
+    world.files(parent).write_json("search.json", found)
+    child = added(world, parent, [task("c1")])
+    spec = world.store.get_job(child).spec
+    attempt = world.store.start_attempt(child)
+    run = JobRun(child, attempt, spec, world.store, world.files(child), InlineLauncher(), world.settings)
+    goes_on = parent_of(run)
+    assert goes_on is not None
+    asked = {"g1": ["a1", "a2", "c1"], "g4": ["b1", "b2"], "g5": ["a3"]}
+    plan = Plan.model_validate_json(world.files(parent).read_text("plans/0.json"))
+    groups = [plan.groups[0].model_copy(update={"id": id, "tasks": tasks}) for id, tasks in asked.items()]
+    inherit_search(run, goes_on, plan.model_copy(update={"groups": groups}))
+    kept = world.files(child).read_json("search.json")["searches"]
+    assert kept == ({"job": {"best": "job"}} if scope == "job" else {"g1": {"best": "g1"}, "g4": {"best": "g2"}})
+    run.launcher.close()
 
 
 def test_full_and_pinned_groups_stay_as_they_are(make_world, family_spec, task):
