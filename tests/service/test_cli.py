@@ -115,7 +115,7 @@ def test_an_error_is_one_sentence_and_exit_code_1(live_service: LiveService, tmp
         (["show", "job-000000000000"], "There is no job"),
         (["show", "last"], "There is no job yet"),
         (["submit", str(tmp_path / "gone.yaml")], "is no file"),
-        (["--key", "cohort_wrong", "ls"], "unknown or revoked"),
+        (["--key", "cohort_wrong", "ls"], "unknown, expired or revoked"),
     ):
         result = run(live_service, *arguments)
         assert result.exit_code == 1, result.output

@@ -1,0 +1,250 @@
+"""A control plane against chance: users, drivers, crashes and clocks in any order, and what must be true all the same.
+
+Hypothesis plays them: coordinators die between two looks, drivers die or wake up after they were written off, Ray goes
+away, comes back, or comes back empty.  The laws hold after every step.
+"""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+
+from grouping.plan import trivial_plan
+from service.coordinator import LEAVE_SECONDS, SWEEP_SECONDS, Coordinator
+from service.errors import Conflict, IllegalMove, JobFinished
+from service.ray_jobs import FakeRayJobs
+from service.records import Job, submission_id
+from service.settings import Settings
+from service.spec import parse_spec
+from service.states import ALLOWED_MOVES, TERMINAL, Desired, JobState
+from service.store import Store
+
+SPEC = parse_spec("{name: model, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
+OUTLINE = trivial_plan(["a"], "alone").outline()
+STEPS = int(os.environ.get("COHORT_TEST_MODEL_STEPS", "20000"))
+PER_EXAMPLE = 100
+
+FORWARD = {
+    JobState.STARTING: JobState.VALIDATING,
+    JobState.VALIDATING: JobState.PROFILING,
+    JobState.PROFILING: JobState.GROUPING,
+    JobState.GROUPING: JobState.TRAINING,
+    JobState.TRAINING: JobState.PUBLISHING,
+    JobState.PUBLISHING: JobState.SUCCEEDED,
+}
+
+
+class ControlPlaneModel(RuleBasedStateMachine):
+    jobs: Bundle[str] = Bundle("jobs")
+
+    @initialize()
+    def start(self) -> None:
+        self.time = 1_800_000_000.0
+        self.home = TemporaryDirectory()
+        self.store = Store("sqlite://", now=lambda: self.time)
+        self.ray = FakeRayJobs()
+        self.ended: dict[str, Job] = {}
+        self.new_coordinator("first")
+
+    def new_coordinator(self, home: str) -> None:
+        config = Settings(
+            home=Path(self.home.name) / home,
+            max_running_jobs=2,
+            max_attempts=3,
+            retry_seconds=5.0,
+            cancel_grace_seconds=20.0,
+            lease_seconds=30.0,
+        )
+        self.coordinator = Coordinator(self.store, self.ray, config, clock=lambda: self.time)
+
+    # users
+
+    @rule(target=jobs, key=st.sampled_from([None, "a", "b"]))
+    def submit(self, key: str | None):
+        job, created = self.store.create_job(SPEC, idempotency_key=key)
+        return job.id if created else multiple()
+
+    @rule(job=jobs, wish=st.sampled_from(list(Desired)))
+    def wish(self, job: str, wish: Desired) -> None:
+        before = self.store.get_job(job)
+        try:
+            after = self.store.set_desired(job, wish)
+        except JobFinished:
+            assert before.is_finished
+        except Conflict:
+            assert before.desired == Desired.CANCEL
+        else:
+            assert after.desired == wish and after.state == before.state
+
+    @rule(job=jobs)
+    def approve(self, job: str) -> None:
+        if self.store.plans(job) and not self.store.get_job(job).is_finished:
+            self.store.approve_plan(job, 0)
+
+    # the service
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 7.0, 31.0, 400.0]))
+    def look(self, seconds: float) -> None:
+        self.time += seconds
+        self.coordinator.tick()
+
+    @rule()
+    def look_at_once(self) -> None:
+        self.coordinator.tick()
+
+    @rule(mishap=st.sampled_from(["restart", "takeover", "drain", "back", "away", "here", "lost"]))
+    def something_happens(self, mishap: str) -> None:
+        match mishap:
+            case "restart":  # killed in between two looks
+                self.new_coordinator("first")
+            case "takeover":
+                self.time += 31
+                self.new_coordinator("second")
+            case "drain" | "back":
+                self.store.set_draining(mishap == "drain")
+            case "away" | "here":
+                self.ray.reachable = mishap == "here"
+            case "lost":
+                self.ray.forget()
+
+    @rule(job=jobs, status=st.sampled_from(["FAILED", "SUCCEEDED", "STOPPED"]))
+    def a_driver_dies(self, job: str, status: str) -> None:
+        with self._ray_answering():
+            for submission in [s for s, owner in self.ray.unfinished().items() if owner == job]:
+                self.ray.finish(submission, status)
+
+    # drivers: what service.driver does between two looks at its wish
+
+    @rule(job=jobs, times=st.integers(1, 5))
+    def a_driver_goes_on(self, job: str, times: int) -> None:
+        for _ in range(times):
+            self.a_driver_steps(job, 0, "next")
+
+    @rule(job=jobs, age=st.integers(0, 2), does=st.sampled_from(["next", "fail", "ask", "partly"]))
+    def a_driver_steps(self, job: str, age: int, does: str) -> None:
+        """The newest attempt's driver, or one that was written off before."""
+        attempt = self.store.get_job(job).attempt - age
+        if attempt < 1:
+            return
+        before = self.store.get_job(job)
+        wish = self.store.wish(job)
+        written = self._drive(job, attempt, before, wish.desired, wish.draining, does)
+        if attempt != before.attempt or not before.is_active:
+            assert not written, f"attempt {attempt} wrote to a job of attempt {before.attempt} in {before.state}"
+            assert self.store.get_job(job) == before
+
+    def _drive(self, job: str, attempt: int, seen: Job, desired: Desired, draining: bool, does: str) -> bool:
+        stops = {Desired.CANCEL: JobState.CANCELLED, Desired.PAUSE: JobState.PAUSED}
+
+        def move(to: JobState) -> bool:
+            try:
+                return self.store.move(job, to, attempt=attempt)
+            except IllegalMove:
+                assert to not in ALLOWED_MOVES[seen.state]
+                return False
+
+        if desired in stops:
+            return move(stops[desired])
+        if draining:
+            return move(JobState.QUEUED)
+        if does == "fail":
+            return move(JobState.FAILED)
+        if does == "partly" and seen.state == JobState.PUBLISHING:
+            return move(JobState.PARTIALLY_SUCCEEDED)
+        if does == "ask" and seen.state == JobState.GROUPING:
+            if not self.store.plans(job):
+                self.store.add_plan(job, OUTLINE, lambda number: None, attempt=attempt)
+            return move(JobState.AWAITING_APPROVAL)
+        return seen.state in FORWARD and move(FORWARD[seen.state])
+
+    # laws
+
+    @invariant()
+    def finished_jobs_never_change(self) -> None:
+        for job in self.all():
+            if job.is_finished:
+                assert self.ended.setdefault(job.id, job) == job
+            assert job.id not in self.ended or job.is_finished
+
+    @invariant()
+    def events_tell_every_move_without_gap_and_no_other(self) -> None:
+        for job in self.all():
+            events = self.store.events(job.id, limit=5000)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1))
+            states = [JobState(event.data["to"]) for event in events if event.kind == "state"]
+            assert states[-1] == job.state
+            assert all(after in ALLOWED_MOVES[before] for before, after in pairwise(states))
+            assert states.count(JobState.STARTING) == job.attempt
+
+    @invariant()
+    def at_most_as_many_jobs_run_as_there_is_room_for(self) -> None:
+        assert len(self.store.active_jobs()) <= 2
+
+    @invariant()
+    def a_wish_to_cancel_is_final(self) -> None:
+        for job in self.all():
+            if job.desired == Desired.CANCEL:
+                assert job.state not in TERMINAL or job.state in (JobState.CANCELLED, *TERMINAL)
+            assert job.state != JobState.CANCELLED or job.desired == Desired.CANCEL
+
+    def teardown(self) -> None:
+        """Once nothing goes wrong any more, every job ends, and no driver is left over."""
+        if not hasattr(self, "store"):
+            return
+        self.ray.reachable = True
+        self.store.set_draining(False)
+        for job in self.all():
+            if not job.is_finished and job.desired == Desired.PAUSE:
+                self.store.set_desired(job.id, Desired.RUN)
+            if job.state == JobState.AWAITING_APPROVAL:
+                self.store.approve_plan(job.id, 0)
+        for _ in range(200 + 20 * len(self.all())):
+            if all(job.is_finished for job in self.all()):
+                break
+            self.time += 31
+            self.coordinator.tick()
+            for submission, job_id in self.ray.unfinished().items():
+                job = self.store.get_job(job_id)
+                if submission == submission_id(job_id, job.attempt) and job.is_active:
+                    self._drive(job_id, job.attempt, job, job.desired, False, "next")
+                    if not self.store.get_job(job_id).is_active:
+                        self.ray.finish(submission, "SUCCEEDED")
+        assert all(job.is_finished for job in self.all()), [(job.id, job.state) for job in self.all()]
+        for _ in range(3):
+            self.time += SWEEP_SECONDS + LEAVE_SECONDS
+            self.coordinator.tick()
+        assert self.ray.unfinished() == {}
+        self.store.close()
+        self.home.cleanup()
+
+    def all(self) -> list[Job]:
+        return self.store.list_jobs(limit=500)[0]
+
+    def _ray_answering(self):
+        """Looks at the fake Ray whether or not it answers others."""
+        return _Reachable(self.ray)
+
+
+class _Reachable:
+    def __init__(self, ray: FakeRayJobs) -> None:
+        self._ray, self._was = ray, ray.reachable
+
+    def __enter__(self) -> None:
+        self._ray.reachable = True
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.reachable = self._was
+
+
+ControlPlaneModel.TestCase.settings = settings(
+    max_examples=max(1, STEPS // PER_EXAMPLE),
+    stateful_step_count=PER_EXAMPLE,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestControlPlaneModel = pytest.mark.slow(pytest.mark.timeout(1800)(ControlPlaneModel.TestCase))
