@@ -95,6 +95,11 @@ def show(figures: dict) -> None:
     print(f"\nSeeds {seeds[0]} to {seeds[-1]}; gains over training alone, points of accuracy")
     for name, row in figures["gains_of_the_mean_seed"].items():
         print(f"  {name:<24}{row['gain']:>7.2f}  {row.get('groups', '')}")
+    ranks = figures["spearman_of_partitions"]
+    print(f"verdicts: {'; '.join(figures['verdicts'])}")
+    print(
+        f"partitions ranked alike: between seeds {ranks['between_seeds']}, by validation {ranks['validation_to_test']}"
+    )
     print(f"\n{'selector':<28}{'gain':>7}{'regret':>8}{'share':>7}   on the mean table{'share':>7}")
     for name, row in figures["selectors"].items():
         means = [float(np.mean(row[key])) for key in ("gain", "regret", "relative_regret")]
@@ -120,7 +125,7 @@ def _rank(a: Mapping[Partition, float], b: Mapping[Partition, float]) -> float:
 
 
 def _round(value: float | np.floating) -> float:
-    return round(float(value), 3)
+    return round(float(value), 3) + 0.0  # no minus zero
 
 
 def _rounded(values: Sequence[float | np.floating]) -> list[float]:

@@ -1,6 +1,6 @@
 """Does grouping by gradients pay?  Every way to group five tasks of the demo world, trained to its end.
 
-    python -m bench.gain_table [--seeds 10]
+    python -m bench.gain_table [--seeds 3]
 
 All 31 non-empty subsets are trained with the demo job's method and settings, so every one of the 52 partitions has a
 known score, and the regret of every selector against the best of them can be told.  Trainings are kept one a line
@@ -189,7 +189,8 @@ def main() -> None:
     for figures in found.values():
         show(figures)
     training = spec.training.model_dump(exclude={"seed"})
-    settings = {"tasks": TASKS, "method": spec.method.model_dump(), "training": training}
+    settings = {"tasks": TASKS, "method": spec.method.model_dump(), "training": training, "threads": 1}
+    settings["profile"] = spec.profile.model_dump()
     write_record("gain-table", f"python -m bench.gain_table --seeds {arguments.seeds}", settings | found)
 
 
