@@ -61,10 +61,11 @@ def tell_goes_on(run: JobRun) -> None:
     if parent is None:
         return
     new = new_tasks(run, parent)
-    how = f"{quoted(new)} join(s)" if new else "runs again under"
     run.event(
         "goes_on",
-        f"Goes on from {parent.run.job}: {how} its plan {parent.plan}.",
+        f"Goes on from {parent.run.job} with {len(new)} new task(s), {quoted(new)}, beside its plan {parent.plan}."
+        if new
+        else f"Runs plan {parent.plan} of {parent.run.job}.",
         data={"parent": parent.run.job, "plan": parent.plan, "new": new},
     )
     if "all" in parent.run.spec.baselines and "all" not in run.spec.baselines:

@@ -24,6 +24,8 @@ from workers.bundle import load_bundle
 from workers.launching.inline import InlineLauncher
 from workers.training.results import LEARNED, TEXT_FEATURES, GroupResult
 
+pytestmark = pytest.mark.slow
+
 FAMILIES: dict[str, tuple[dict[str, tuple[int, int, int]], str]] = {
     "a": ({"car": (31, 51, 137), "two": (197, 34, 167), "train": (184, 190, 208)}, "one wobbly {} in ink."),
     "b": ({"apple": (61, 123, 37), "train": (67, 204, 164)}, "{} far away, in the north."),
