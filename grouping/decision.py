@@ -98,7 +98,8 @@ def decide(
         return Decision(chosen.labels, labels_T, chosen.solver, chosen.gap, 0.0, objective, said, None)
     finding = find(measured, config.seed)
     weights_TT = pair_weights(measured, finding.structure.threshold)
-    if limits.binding or any(len(unit) > 1 for unit in members):
+    demands = limits.binding or any(len(unit) > 1 for unit in members)
+    if demands:
         chosen, second = _limited(measured, weights_TT, finding, members, limits, config.seed)
     else:
         chosen, second = _unlimited(
@@ -110,7 +111,8 @@ def decide(
         "one_group": pair_sum(weights_TT, np.zeros(len(at))),
         "all_alone": 0.0,
     }
-    proposed_T = _free(measured, weights_TT, finding).labels if config.num_groups != "auto" else labels_T
+    demands = demands or config.num_groups != "auto"
+    proposed_T = _free(measured, weights_TT, finding).labels if demands else labels_T
     said = verdict(measurement, measured, finding.structure, finding.judged(proposed_T), noisy=finding.noisy)
     return Decision(
         chosen.labels, labels_T, chosen.solver, chosen.gap, finding.structure.threshold, objective, said, second

@@ -76,8 +76,9 @@ def verdict(
     detection = detection_ratio(measured, labels if structure.found else np.zeros(num_tasks))
     kind = "too_noisy" if noisy else kind
     # 1.2 / R squared times the data bring R to 1.2 (the reference's rule, which credits microbatches like snapshots).
-    short = detection is not None and detection < SURE_DETECTION and kind in ("too_noisy", "groups")
-    needed = int(np.ceil(have * (1.2 / max(detection, 0.05)) ** 2)) if short and detection is not None else None
+    needed = None
+    if detection is not None and (kind == "too_noisy" or (kind == "groups" and detection < SURE_DETECTION)):
+        needed = int(np.ceil(have * (1.2 / np.clip(detection, 0.05, SURE_DETECTION)) ** 2))
     return Verdict(
         kind=kind,
         sentence=_sentence(kind, num_groups, detection, needed, have, structure),

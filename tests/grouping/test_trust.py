@@ -195,3 +195,29 @@ def test_longest_first_dispatch_stays_within_five_percent_of_the_bound():
     costs = np.random.default_rng(0).lognormal(0.0, 0.5, 5_000)
     assert makespan(costs, 1_000, World(), seed=0) <= 1.05 * lower_bound(costs, 1_000)
     assert makespan(costs, 1_000, World(failures=0.1), seed=0) >= lower_bound(costs, 1_000)
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        {"num_groups": 2},
+        {"max_group_size": 2},
+        {"must_link": [("task000", "task001")]},
+        {"pinned": [["task000", "task001"]]},
+    ],
+)
+def test_the_verdict_is_the_same_whatever_is_demanded(demand: dict):
+    measured = measure(planted(THREE_GROUPS, sigma=1), names_of(THREE_GROUPS))
+    free = plan_from(measured, GroupingConfig())
+    assert free.verdict is not None and free.verdict.kind == "groups"
+    assert plan_from(measured, GroupingConfig(**demand)).verdict == free.verdict
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_verdict_of_too_much_noise_always_says_how_much_is_needed(seed: int):
+    for sigma in (3, 5, 8, 12):
+        plan = make_plan(planted(THREE_GROUPS, sigma=sigma, seed=seed), names_of(THREE_GROUPS), GroupingConfig())
+        assert plan.verdict is not None
+        if plan.verdict.kind == "too_noisy":
+            assert plan.verdict.needed is not None and plan.verdict.needed > plan.verdict.measured
+            assert "None" not in plan.verdict.sentence
