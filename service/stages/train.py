@@ -4,12 +4,14 @@ A group is finished when its `result.json` is there, so a restart trains only wh
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.scores import in_words
+from grouping.gains import paired_gain
+from service.scores import in_words, interval, points
 from service.stages.group import approved_plan, read_plan
 from service.stages.inherit import take_over
 from service.stages.parent import parent_of, zero_shot_parts
@@ -34,7 +36,7 @@ class Trained:
 
 
 def train(run: JobRun) -> Trained:
-    """Trains whatever has no result yet, evaluates all, and names tasks that their group hurt.
+    """Trains whatever has no result yet, evaluates all, and names tasks that their group surely hurt.
 
     StageFailed if not one group of the plan finished.
     """
@@ -52,7 +54,7 @@ def train(run: JobRun) -> Trained:
     if not any(group in trained.results for group in trained.units.planned.values()):
         reasons = "; ".join(f"{group}: {reason}" for group, reason in trained.failures.items())
         raise StageFailed(f"No group could be trained. {reasons}")
-    _name_the_hurt(run, trained)
+    name_the_hurt(run, trained)
     return trained
 
 
@@ -142,8 +144,13 @@ def result_rows(trained: Trained) -> list[dict[str, Any]]:
     return rows
 
 
-def _name_the_hurt(run: JobRun, trained: Trained) -> None:
-    """An event and a metric for every task that does worse in its group than alone, or than with nothing trained."""
+def name_the_hurt(run: JobRun, trained: Trained) -> None:
+    """An event and a metric for every task that surely does worse in its group than alone, or than zero-shot.
+
+    Surely: the paired interval over its test images lies below 0.  A task that is a group by itself has nobody there
+    who could hurt it, so it is not held against training alone.
+    """
+    sizes = Counter(trained.units.planned.values())
     for task, group in trained.units.planned.items():
         if group not in trained.results:
             continue
@@ -152,13 +159,19 @@ def _name_the_hurt(run: JobRun, trained: Trained) -> None:
             other = trained.units.baselines.get(baseline, {}).get(task)
             if other is None or other == group or other not in trained.results:
                 continue
+            if baseline == "alone" and sizes[group] == 1:
+                continue
             theirs = trained.results[other].results[task]
             if mine.score >= theirs.score:
+                continue
+            gain = paired_gain({task: mine.per_image}, {task: theirs.per_image})
+            if not gain.is_harm:
                 continue
             run.event(
                 "harmed",
                 f"{task} does worse in {group} ({in_words(mine.score, mine.metric)}) than {_SAID[baseline]} "
-                f"({in_words(theirs.score, theirs.metric)}), on {mine.num_test} test images.",
+                f"({in_words(theirs.score, theirs.metric)}), on {mine.num_test} test images: "
+                f"{points(gain.mean)} points per image (95 % interval {interval(gain.low, gain.high)}).",
                 level="warning",
                 data={
                     "task": task,
@@ -167,6 +180,8 @@ def _name_the_hurt(run: JobRun, trained: Trained) -> None:
                     "metric": mine.metric,
                     "score": mine.score,
                     "other": theirs.score,
+                    "low": gain.low,
+                    "high": gain.high,
                 },
             )
             step = trained.results[group].steps
