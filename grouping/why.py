@@ -6,7 +6,7 @@ over; it is also the mean of what it was at each snapshot.
 
 # S snapshots, T usable tasks, B blocks
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -64,6 +64,12 @@ def task_why(
     return TaskWhy(blocks=blocks, trend=mean(numerators_STT, own or other).tolist())
 
 
+def conflicting(parts: Mapping[str, float]) -> list[str]:
+    """The blocks that pull against the agreement by more than a small share of it, the strongest first."""
+    least = _PLAIN * abs(sum(parts.values()))
+    return sorted((block for block, part in parts.items() if part < -least), key=parts.__getitem__)
+
+
 def where_sentence(why: TaskWhy | None) -> str:
     """Which modality carries the agreement with the group, and which layers conflict; empty where unknown."""
     if why is None or not why.blocks or why.blocks[0].own is None:
@@ -75,7 +81,7 @@ def where_sentence(why: TaskWhy | None) -> str:
     for share in why.blocks:
         kind = share.block.split(".")[0]
         modality[kind] = modality.get(kind, 0.0) + (share.own or 0.0)
-    said = " and ".join(f"{100 * part / whole:.0f} % from the {kind} prompts" for kind, part in modality.items())
-    against = [share.block for share in why.blocks if (share.own or 0.0) < -_PLAIN * whole]
+    said = " and ".join(f"{round(100 * part / whole)} % from the {kind} prompts" for kind, part in modality.items())
+    against = conflicting({share.block: share.own or 0.0 for share in why.blocks})
     conflict = f", against {', '.join(against)}" if against else ""
     return f"Of the agreement with its group, {said}{conflict}."

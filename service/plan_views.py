@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from grouping.outline import PlanOutline
+from grouping.why import conflicting
 from service import wire, wire_why
-from service.plan_words import agreeing, by_modality, conflicting, parts_sentence, trend_words
+from service.plan_words import agreeing, by_modality, parts_sentence, trend_words
 
 Json = Mapping[str, Any]
 

@@ -5,8 +5,10 @@ The parts are exact shares of a similarity (`grouping.why`): they add up to it, 
 
 from collections.abc import Mapping, Sequence
 
+from grouping.why import conflicting
+
 WORTH_A_WORD = 0.05
-"""A part below this share of all parts together, signs aside, is not named."""
+"""A part that agrees is not named below this share of all parts together, signs aside."""
 STEADY = 0.25
 """Similarities that differ by less than this share of the largest are called steady."""
 NOTHING = 0.05
@@ -27,12 +29,6 @@ def agreeing(parts: Mapping[str, float]) -> list[str]:
     """The blocks that carry the agreement, the strongest three at most."""
     least = WORTH_A_WORD * sum(map(abs, parts.values()))
     return sorted((block for block, part in parts.items() if part > least), key=lambda b: -parts[b])[:NUM_NAMED]
-
-
-def conflicting(parts: Mapping[str, float]) -> list[str]:
-    """The blocks that pull against it, the strongest first."""
-    least = WORTH_A_WORD * sum(map(abs, parts.values()))
-    return sorted((block for block, part in parts.items() if part < -least), key=parts.__getitem__)
 
 
 def parts_sentence(parts: Mapping[str, float], whom: str) -> str:
@@ -58,7 +54,7 @@ def trend_words(trend: Sequence[float]) -> str:
     if high - low < STEADY * size:
         return f"steady at {signed(sum(trend) / len(trend))} {over}"
     if low < -NOTHING and high > NOTHING:
-        return f"changes sign, {signed(first)} to {signed(last)} {over}"
+        return f"changes sign, between {signed(low)} and {signed(high)} {over}"
     if (first, last) == (low, high):
         return f"grows from {signed(first)} to {signed(last)} {over}"
     if (first, last) == (high, low):
@@ -70,6 +66,11 @@ def signed(value: float) -> str:
     """A similarity with its sign, a true minus; what is written as zero has none."""
     text = f"{value:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 group`, `2 groups`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def gap_words(gap: float | None) -> str:
