@@ -10,7 +10,7 @@ class GroupingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    num_groups: int | Literal["auto"] = "auto"
+    num_groups: Annotated[int, Field(strict=True)] | Literal["auto"] = "auto"
     """A fixed number of groups, or `auto` to choose it by silhouette."""
     max_group_size: int | None = Field(default=None, ge=1)
     """Most tasks in one group."""
@@ -36,7 +36,7 @@ class GroupingConfig(BaseModel):
     """How long the test of `arbitrate` trains, as a share of the steps of the training itself."""
     approve: bool = False
     """Wait for a person to approve the plan before training."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of k-means and of the local search."""
 
     @model_validator(mode="after")
