@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.keys import KeyRows
 from service.leases import LeaseRows
+from service.reading import quoted
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
 from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
@@ -179,7 +180,9 @@ class Store(TrainingRows, KeyRows, LeaseRows):
             of_job = plans.c.job_id == job_id
             rows = {row["number"]: row for row in connection.execute(select(plans).where(of_job)).mappings()}
             if plan_number not in rows:
-                raise PlanNotFound(f"Job {job_id} has no plan {plan_number}; it is {job.state}. Wait for its plan.")
+                there = f"it has {quoted(list(map(str, sorted(rows))))}. Approve one of these."
+                wait = f"it is {job.state}. Wait for its plan."
+                raise PlanNotFound(f"Job {job_id} has no plan {plan_number}; {there if rows else wait}")
             if rows[plan_number]["approved"]:
                 return job
             if job.is_finished:
@@ -197,6 +200,9 @@ class Store(TrainingRows, KeyRows, LeaseRows):
             connection.execute(update(plans).where(of_job).values(approved=False, approved_at=None))
             where = of_job & (plans.c.number == plan_number)
             connection.execute(update(plans).where(where).values(approved=True, approved_at=now))
+            if job.state == JobState.AWAITING_APPROVAL:
+                reason = f"plan {plan_number} is approved; the job waits for its turn"
+                connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(reason=reason))
             self._say(connection, job_id, "plan", f"Plan {plan_number} was approved.", data={"plan": plan_number})
             return _job(connection, job_id)
 

@@ -275,6 +275,34 @@ def test_one_plan_is_approved_at_a_time_and_a_person_may_change_their_mind_until
         store.approve_plan(job_id, 0)
 
 
+def test_approving_a_plan_that_is_not_there_tells_which_are(make_store: Stores) -> None:
+    store = make_store()
+    job_id = running(store, JobState.GROUPING)
+    with pytest.raises(PlanNotFound, match=r"no plan 0; it is GROUPING\. Wait for its plan"):
+        store.approve_plan(job_id, 0)
+    for _ in range(2):
+        store.add_plan(job_id, OUTLINE, lambda number: None, attempt=1)
+    with pytest.raises(PlanNotFound, match=r"no plan 7; it has '0', '1'\. Approve one of these"):
+        store.approve_plan(job_id, 7)
+
+
+def test_an_approved_job_says_that_it_waits_for_its_turn_and_no_longer_for_approval(make_store: Stores) -> None:
+    store = make_store()
+    job_id = running(store, JobState.GROUPING)
+    for _ in range(2):
+        store.add_plan(job_id, OUTLINE, lambda number: None, attempt=1)
+    store.approve_plan(job_id, 0)
+    assert store.get_job(job_id).reason is None
+    store.move(job_id, JobState.AWAITING_APPROVAL, attempt=1, reason="the plan waits for approval")
+    approved = store.approve_plan(job_id, 1)
+    assert (approved.state, approved.reason) == (
+        JobState.AWAITING_APPROVAL,
+        "plan 1 is approved; the job waits for its turn",
+    )
+    store.start_attempt(job_id)
+    assert store.get_job(job_id).reason is None
+
+
 def test_a_plan_that_cannot_be_saved_is_none(make_store: Stores) -> None:
     def full(number: int) -> None:
         raise OSError("disk full")
