@@ -107,7 +107,7 @@ def no_partition(limits: Limits) -> ValueError:
     groups = "any number of" if limits.num_groups is None else str(limits.num_groups)
     cap = "any size" if limits.max_cost is None else f"at most {limits.max_cost:g} tasks"
     return ValueError(
-        f"GroupingConfig: the links cannot be met with {groups} groups of {cap}. "
+        f"GroupingConfig: the links cannot be met with {groups} group{'' if limits.num_groups == 1 else 's'} of {cap}. "
         "Allow more groups or larger ones, or drop some must_link or cannot_link pairs."
     )
 

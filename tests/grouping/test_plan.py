@@ -229,7 +229,7 @@ def test_links_are_kept_where_no_structure_was_found():
         ),
         (
             {"num_groups": 1, "cannot_link": [("art", "usps")]},
-            "the links cannot be met with 1 groups of any size. Allow more groups or larger ones",
+            "the links cannot be met with 1 group of any size. Allow more groups or larger ones",
         ),
     ],
 )
