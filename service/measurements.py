@@ -1,7 +1,9 @@
 """What a job has measured of its tasks, read for planning: by the driver's stage and by every what-if alike."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +42,11 @@ def read_gradients(files: JobFiles) -> np.ndarray:
 
 def task_costs(files: JobFiles, batch_size: int) -> dict[str, float]:
     """Task -> its training images in one step, which is what `max_group_cost` counts."""
-    tasks = files.read_json(DATASETS)["tasks"]
+    return step_costs(files.read_json(DATASETS)["tasks"], batch_size)
+
+
+def step_costs(tasks: Iterable[Mapping[str, Any]], batch_size: int) -> dict[str, float]:
+    """The same of tasks as validation found them."""
     return {task["name"]: float(min(batch_size, task["num_train"])) for task in tasks}
 
 

@@ -1,7 +1,9 @@
 """Stage `validate`: reads every image once and writes what was found, with fingerprints, to `datasets.json`."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from service.measurements import step_costs
 from service.reading import quoted
 from service.spec import NO_VALIDATION, JobSpec, with_sharing
 from service.stages.parent import known_datasets, tell_goes_on
@@ -29,6 +31,7 @@ def validate(run: JobRun) -> None:
     blind = [task.name for task in run.spec.tasks if not found[task.name]["num_val"]]
     for compared in run.spec.compared_on_validation if blind else ():
         raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
+    _check_costs(run.spec, found)
     run.check()
     run.files.write_json(ARTIFACT, {"tasks": [found[task.name] for task in run.spec.tasks]})
     tell_goes_on(run)
@@ -41,6 +44,19 @@ def validate(run: JobRun) -> None:
         data={task["name"]: task["num_unreadable"] for task in fresh if task["num_unreadable"]},
     )
     tell_left_out(run, run.spec.method)
+
+
+def _check_costs(spec: JobSpec, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """StageFailed where a task alone costs more than a group may."""
+    cap = spec.grouping.max_group_cost
+    costs = step_costs((found[task.name] for task in spec.tasks), spec.training.batch_size)
+    dear = [task for task, cost in costs.items() if cap is not None and cost > cap]
+    if dear:
+        most = max(costs.values())
+        raise StageFailed(
+            f"grouping.max_group_cost={cap:g}, but a step of {quoted(dear)} alone takes up to {most:g} training "
+            f"images. Allow at least {most:g}, or lower training.batch_size={spec.training.batch_size}."
+        )
 
 
 def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:

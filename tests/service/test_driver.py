@@ -319,6 +319,16 @@ def test_a_plan_that_wants_approval_waits_for_it(make_world, make_spec):
     assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
 
 
+def test_a_task_too_dear_for_any_group_fails_the_job_before_anything_is_measured(make_world, make_spec):
+    world = make_world()
+    job = world.submit(make_spec(grouping={"max_group_cost": 3}))
+    assert world.attempt(job) == JobState.FAILED
+    told = "max_group_cost=3, but a step of 'art', 'clipart', 'photo' alone takes up to 4 training images"
+    assert told in world.why(job) and "Allow at least 4" in world.why(job)
+    assert not (world.folder(job) / "datasets.json").exists()
+    assert not (world.folder(job) / "profile").exists()
+
+
 def test_groups_over_several_devices_are_refused_where_there_is_one(make_world, make_spec):
     world = make_world()
     job = world.submit(make_spec(resources={"devices_per_group": 2}))
