@@ -66,7 +66,7 @@ def render_report(inputs: ReportInputs) -> str:
         unsure=least_sure(reasons),
         scores=_by_group(inputs.scores, order),
         gains={(gain.task, _SCORED_BY.get(gain.metric, gain.metric), gain.against): gain for gain in inputs.gains},
-        gained=gain_sentences(inputs.gains),
+        gained=gain_sentences(inputs.gains, num_groups=len(inputs.plan.groups)),
         runs=_costs(inputs.runs),
         versions=inputs.versions,
         warnings=inputs.warnings,

@@ -53,25 +53,33 @@ def interval(low: float, high: float) -> str:
     return f"{points(low)} to {points(high)}"
 
 
-def gain_sentences(gains: Iterable[Gain]) -> list[str]:
-    """What may be said of the means over tasks, and of a lone task."""
+def gain_sentences(gains: Iterable[Gain], *, num_groups: int) -> list[str]:
+    """What may be said of the means over tasks, and of a lone task, of a plan of so many groups."""
     gains = list(gains)
     told = []
     for gain in gains:
         alone = not any(g.task is None and (g.against, g.metric) == (gain.against, gain.metric) for g in gains)
         if gain.task is None or alone:
-            told.append(gain_sentence(gain))
+            told.append(gain_sentence(gain, num_groups=num_groups))
     return told
 
 
-def gain_sentence(gain: Gain) -> str:
-    """`Over all in one the groups gain +1.2 points (−0.3 to +2.7) ...: the interval spans 0, ...`."""
+def gain_sentence(gain: Gain, *, num_groups: int) -> str:
+    """`Over all in one: +1.2 points ... (95 % interval −0.3 to +2.7): it spans 0, ...`.
+
+    One group and all in one hold the same tasks: what differs is what they share, and no grouping is praised for it.
+    """
     of = f"on average over {gain.num_tasks} tasks" if gain.task is None else f"on {gain.task}"
     of += "" if gain.metric == "accuracy" else f", {title(gain.metric)}"
     said = f"Over {WAYS[gain.against]}: {points(gain.mean)} points {of} (95 % interval {interval(gain.low, gain.high)})"
     if gain.spans_zero:
         return f"{said}: it spans 0, so it cannot be told from no gain."
-    return f"{said}: the groups are {'better' if gain.mean > 0 else 'worse'}."
+    word = "better" if gain.mean > 0 else "worse"
+    if num_groups > 1:
+        return f"{said}: the groups are {word}."
+    if gain.against == "all":
+        return f"{said}: the same tasks are together, and with group and task parts is {word} than one shared set."
+    return f"{said}: the one group is {word}."
 
 
 def gain_words(gain: PairedGain | None) -> str:

@@ -128,7 +128,7 @@ def results_whole(results: wire.Results) -> list[RenderableType]:
     if not results.gains:
         return [results_table(results)]
     heading = Text("Gain of the groups on test images, in points (95 % interval)", style="bold")
-    told = gain_sentences(results.gains)
+    told = gain_sentences(results.gains, num_groups=len({row.group for row in results.table}))
     return [results_table(results), heading, show_why.gains_table(results.gains), *told]
 
 

@@ -63,17 +63,28 @@ def told(mean: float, low: float, high: float, task: str | None = None) -> Gain:
 
 def test_an_interval_that_spans_zero_is_said_to_allow_no_claim() -> None:
     assert gain_words(told(0.012, -0.003, 0.027)) == "+1.2 (−0.3 to +2.7) spans 0"
-    assert gain_sentence(told(0.012, -0.003, 0.027)) == (
+    assert gain_sentence(told(0.012, -0.003, 0.027), num_groups=2) == (
         "Over all in one: +1.2 points on average over 4 tasks (95 % interval −0.3 to +2.7): "
         "it spans 0, so it cannot be told from no gain."
     )
-    assert gain_sentence(told(0.012, 0.003, 0.027)).endswith("(95 % interval +0.3 to +2.7): the groups are better.")
-    assert gain_sentence(told(-0.012, -0.02, -0.003)).endswith(": the groups are worse.")
+    assert gain_sentence(told(0.012, 0.003, 0.027), num_groups=2).endswith(
+        "(95 % interval +0.3 to +2.7): the groups are better."
+    )
+    assert gain_sentence(told(-0.012, -0.02, -0.003), num_groups=2).endswith(": the groups are worse.")
+
+
+def test_one_group_over_all_in_one_is_a_matter_of_sharing_and_not_of_groups() -> None:
+    better, worse = (gain_sentence(told(mean, mean, mean), num_groups=1) for mean in (0.1, -0.1))
+    assert better.endswith("the same tasks are together, and with group and task parts is better than one shared set.")
+    assert worse.endswith("and with group and task parts is worse than one shared set.")
+    alone = told(0.1, 0.1, 0.1).model_copy(update={"against": "alone"})
+    assert gain_sentence(alone, num_groups=1).endswith(": the one group is better.")
+    assert all("the groups" not in said for said in (better, worse))
 
 
 def test_sentences_are_about_means_and_about_a_task_only_where_there_is_no_mean() -> None:
-    assert len(gain_sentences([told(0.1, 0, 0.2), told(0.1, 0, 0.2, task="a")])) == 1
-    assert "on a (95 %" in gain_sentences([told(0.1, 0, 0.2, task="a")])[0]
+    assert len(gain_sentences([told(0.1, 0, 0.2), told(0.1, 0, 0.2, task="a")], num_groups=2)) == 1
+    assert "on a (95 %" in gain_sentences([told(0.1, 0, 0.2, task="a")], num_groups=2)[0]
 
 
 def test_a_job_without_the_file_has_no_gains(tmp_path: Path) -> None:
@@ -94,4 +105,4 @@ def test_a_finished_job_has_its_gains_in_its_results_its_bundle_and_its_report(
         assert gain.mean == pytest.approx(row.grouped - row.all)
     files = world.files(job)
     assert files.read_json(f"bundle/{ARTIFACT}") == files.read_json(ARTIFACT)
-    assert gain_sentences(results.gains)[0] in files.read_text("bundle/report.html")
+    assert gain_sentences(results.gains, num_groups=2)[0] in files.read_text("bundle/report.html")
