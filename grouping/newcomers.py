@@ -3,14 +3,19 @@
 A newcomer is measured at the stored snapshots of the shared prompt, like the known tasks were. Its similarity to a
 group is cross-fitted against the group's mean unit gradient. How similar a member is to its own group, and a stranger
 to the nearest one, is learned from the known tasks by leaving each out of its group; where the two part, it is refused.
+
+Noise places nobody: who joins a group is surely no stranger to it, and newcomers that start one together are surely
+alike. Where the gradients tell no groups apart and there is one group, a newcomer joins it unless it surely opposes it.
 """
 
 # S snapshots, R microbatches, T known tasks, N newcomers, G groups, P parameters
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import t as student_t
 
 from grouping.config import GroupingConfig
 from grouping.grams import unusable_tasks
@@ -18,6 +23,7 @@ from grouping.group_ids import group_ids
 from grouping.links import ROUNDING, Limits
 from grouping.local import local_partition
 from grouping.measurement import check_gradients
+from grouping.outline import VerdictKind
 from grouping.similarity import MIN_RELIABILITY
 
 CAUTION = 1.5
@@ -38,11 +44,55 @@ class Placement(BaseModel):
     """The group did not exist before."""
     similarity: float | None
     """To the nearest known group; null without a usable gradient."""
+    standard_error: float | None
+    """Of the similarity, from the spread of its cross products over halves and snapshots."""
+    reliability: float | None
+    """Its agreement with itself on other data; null without a usable gradient."""
     threshold: float
-    """What it takes to join a known group here."""
+    """What it takes to join a known group; below 0 by what noise can do where groups cannot be told apart."""
     margin: float | None
-    """Joining: how much nearer than the next known group; else how far below the threshold."""
+    """Joining: how much nearer than the next known group; else how far below the threshold, less than 0 where a group
+    that it fits takes nobody or noise forbids it to join."""
     sentence: str
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How newcomers fit the known groups."""
+
+    ids: list[str]
+    similarity_NG: np.ndarray
+    error_NG: np.ndarray
+    reliability_N: np.ndarray
+    threshold: float
+    """Learned from the known tasks."""
+    quantile: float
+    """Standard errors from an estimate to the ends of its 95 % interval."""
+    untold: bool
+    """There is one group, because the gradients tell none apart."""
+
+    @property
+    def reach_NG(self) -> np.ndarray:
+        return self.quantile * self.error_NG
+
+    @property
+    def threshold_NG(self) -> np.ndarray:
+        return -self.reach_NG if self.untold else np.full_like(self.reach_NG, self.threshold)
+
+    @property
+    def noisy_NG(self) -> np.ndarray:
+        """The interval holds the threshold and no similarity at all: the newcomer may be a member or a stranger."""
+        low_NG, high_NG = self.similarity_NG - self.reach_NG, self.similarity_NG + self.reach_NG
+        return (low_NG <= min(self.threshold, 0.0)) & (high_NG >= self.threshold)
+
+    @property
+    def joins_NG(self) -> np.ndarray:
+        if self.untold:
+            return self.similarity_NG >= self.threshold_NG
+        return (self.similarity_NG > self.threshold) & ~self.noisy_NG
+
+    def said(self, row: int, group: int) -> str:
+        return f"{self.similarity_NG[row, group]:.2f} +- {self.reach_NG[row, group]:.2f}"
 
 
 def place(
@@ -54,11 +104,13 @@ def place(
     config: GroupingConfig,
     *,
     costs: Mapping[str, float] | None = None,
+    verdict: VerdictKind | None = None,
 ) -> list[Placement]:
     """One placement a newcomer.  Both [snapshots, microbatches >= 2, tasks, params], taken at the same prompts.
 
     Full groups (`max_group_size`, `max_group_cost`) and pinned ones take nobody. Newcomers that fit no group form new
-    ones among themselves. `costs` per task, known and new, are for `max_group_cost`.
+    ones among themselves. `costs` per task, known and new, are for `max_group_cost`; `verdict` is what the known tasks'
+    gradients say of their groups.
     """
     check_gradients(known, known_names)
     check_gradients(newcomers, newcomer_names)
@@ -80,47 +132,68 @@ def place(
     halves_K, halves_N = _halves(known[:, :, seated]), _halves(newcomers[:, :, usable])
     membership_TG = np.zeros((len(seated), len(ids)))
     membership_TG[np.arange(len(seated)), [of_task[task] for task in seated]] = 1.0
-    fit_TG = _to_groups(halves_K, membership_TG, halves_K, leave_out=True)
-    threshold = _threshold(fit_TG, membership_TG)
-    fit_NG = _to_groups(halves_K, membership_TG, halves_N, leave_out=False)
-    caps = _caps(config, costs)
+    similarity_TG, _ = _to_groups(halves_K, membership_TG, halves_K, leave_out=True)
+    similarity_NG, error_NG = _to_groups(halves_K, membership_TG, halves_N, leave_out=False)
+    fit = _Fit(
+        ids=ids,
+        similarity_NG=similarity_NG,
+        error_NG=error_NG,
+        reliability_N=np.einsum("snp,snp->n", *halves_N) / len(known),
+        threshold=_threshold(similarity_TG, membership_TG),
+        quantile=float(student_t.ppf(0.975, 2 * len(known) - 1)),
+        untold=verdict in ("too_noisy", "one_group") and len(ids) == 1,
+    )
+    barred = _barred(config, costs)
     pinned = {frozenset(tasks) for tasks in config.pinned}
-    inside = {g: list(groups[ids[g]]) for g in range(len(ids)) if frozenset(groups[ids[g]]) not in pinned}
+    inside = {g: list(groups[ids[g]]) for g in range(len(ids))}
+    closed = {g: "pinned" for g, tasks in inside.items() if frozenset(tasks) in pinned}
     joined: dict[int, int] = {}
-    for row in np.argsort(-fit_NG.max(axis=1, initial=-np.inf), kind="stable") if ids else []:
+    refused: dict[int, str] = {}
+    for row in map(int, np.argsort(-similarity_NG.max(axis=1, initial=-np.inf), kind="stable") if ids else []):
         name = newcomer_names[usable[row]]
-        nearest = (int(g) for g in np.argsort(-fit_NG[row], kind="stable") if int(g) in inside)
-        g = next((g for g in nearest if all(fits([*inside[g], name]) for fits in caps)), None)
-        if g is not None and fit_NG[row, g] > threshold:
-            joined[int(row)] = g
-            inside[g].append(name)
+        for g in map(int, np.argsort(-similarity_NG[row], kind="stable")):
+            if not fit.joins_NG[row, g]:
+                continue
+            why = closed.get(g) or barred([*inside[g], name])
+            if why is None:
+                joined[row] = g
+                inside[g].append(name)
+                break
+            refused.setdefault(row, f"it would join {ids[g]} (similarity {fit.said(row, g)}), which is {why}")
     strangers = [row for row in range(len(usable)) if row not in joined]
     costs_N = np.array([(costs or {}).get(newcomer_names[usable[row]], 0.0) for row in strangers])
-    fresh = _among_themselves(tuple(half[:, strangers] for half in halves_N), threshold, config, costs_N)
+    halves = tuple(half[:, strangers] for half in halves_N)
+    fresh = _among_themselves(halves, fit.threshold, fit.quantile, config, costs_N)
     new_names = [[newcomer_names[usable[strangers[i]]] for i in tasks] for tasks in fresh]
     new_names += [[newcomer_names[task]] for task in bad]
     numbered = group_ids([*groups.values(), *new_names], groups)[len(groups) :]
     new_of = {name: (group, tasks) for group, tasks in zip(numbered, new_names, strict=True) for name in tasks}
     rows = {task: row for row, task in enumerate(usable)}
-    return [
-        _placement(name, rows.get(task), bad.get(task), joined, fit_NG, ids, new_of, threshold)
-        for task, name in enumerate(newcomer_names)
-    ]
+    placements = []
+    for task, name in enumerate(newcomer_names):
+        row = rows.get(task)
+        if row is not None and row in joined:
+            placements.append(_joining(name, row, joined[row], fit, refused.get(row)))
+        else:
+            reason = bad[task] if row is None else refused.get(row)
+            placements.append(_starting(name, row, *new_of[name], fit, reason))
+    return placements
 
 
-def _caps(config: GroupingConfig, costs: Mapping[str, float] | None) -> list[Callable[[list[str]], bool]]:
-    """Whether a group of these tasks keeps each of the caps that there are."""
+def _barred(config: GroupingConfig, costs: Mapping[str, float] | None) -> Callable[[list[str]], str | None]:
+    """What keeps these tasks from being one group: the cap that they break, in words, or None."""
     size, most = config.max_group_size, config.max_group_cost
-    caps: list[Callable[[list[str]], bool]] = []
-    if size is not None:
-        caps.append(lambda tasks: len(tasks) <= size)
-    if most is not None:
-        if costs is None:
-            raise ValueError(
-                f"max_group_cost={most:g}, and no task's cost is known. Give costs, or use max_group_size."
-            )
-        caps.append(lambda tasks: sum(costs[task] for task in tasks) <= most + ROUNDING)
-    return caps
+    if most is not None and costs is None:
+        raise ValueError(f"max_group_cost={most:g}, and no task's cost is known. Give costs, or use max_group_size.")
+
+    def broken(tasks: list[str]) -> str | None:
+        if size is not None and len(tasks) > size:
+            return f"full: max_group_size={size}"
+        if most is not None and costs is not None and sum(costs[task] for task in tasks) > most + ROUNDING:
+            return f"full: max_group_cost={most:g}"
+        return None
+
+    return broken
 
 
 def _halves(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,23 +211,34 @@ def _to_groups(
     tasks: tuple[np.ndarray, np.ndarray],
     *,
     leave_out: bool,
-) -> np.ndarray:
-    """Cross-fitted cosine of tasks with groups' mean gradients; members are left out of their own.  -> [tasks, G]"""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-fitted cosine of tasks with groups' mean gradients; members are left out of their own.  -> 2 x [tasks, G]
+
+    Second its standard error: each snapshot has two products, of either half of the task with the other half of the
+    group, that share no noise, and the numerator is the mean of them all.
+    """
     count_G = membership_TG.sum(axis=0)
-    numerator = np.zeros((tasks[0].shape[1], len(count_G)))
+    products = np.zeros((2 * len(known[0]), tasks[0].shape[1], len(count_G)))
     square_G, own_T = np.zeros(len(count_G)), np.zeros(tasks[0].shape[1])
     for s in range(len(known[0])):
         sum_A, sum_B = membership_TG.T @ known[0][s], membership_TG.T @ known[1][s]
-        numerator += 0.5 * (tasks[0][s] @ sum_B.T + tasks[1][s] @ sum_A.T) / len(known[0])
+        products[2 * s], products[2 * s + 1] = tasks[0][s] @ sum_B.T, tasks[1][s] @ sum_A.T
         square_G += np.einsum("gp,gp->g", sum_A, sum_B) / len(known[0])
         own_T += np.einsum("tp,tp->t", tasks[0][s], tasks[1][s]) / len(known[0])
+    numerator, error = _mean_and_error(products)
     square = np.tile(square_G, (len(numerator), 1))
     if leave_out:
         square -= membership_TG * (2 * numerator - own_T[:, None])
         numerator = numerator - membership_TG * own_T[:, None]
     left = np.maximum(count_G - (membership_TG if leave_out else 0.0), 0.0)
     scale = np.sqrt(np.maximum(own_T, MIN_RELIABILITY))[:, None] * np.sqrt(np.maximum(square, MIN_RELIABILITY * left))
-    return np.clip(np.divide(numerator, scale, out=np.full_like(scale, -1.0), where=left > 0), -1.0, 1.0)
+    cosine = np.clip(np.divide(numerator, scale, out=np.full_like(scale, -1.0), where=left > 0), -1.0, 1.0)
+    return cosine, np.divide(error, scale, out=np.zeros_like(scale), where=left > 0)
+
+
+def _mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first axis, the mean and its standard error."""
+    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
 
 
 def _threshold(fit_TG: np.ndarray, membership_TG: np.ndarray) -> float:
@@ -176,15 +260,20 @@ def _threshold(fit_TG: np.ndarray, membership_TG: np.ndarray) -> float:
 
 
 def _among_themselves(
-    halves: tuple[np.ndarray, ...], threshold: float, config: GroupingConfig, costs_N: np.ndarray
+    halves: tuple[np.ndarray, ...], threshold: float, quantile: float, config: GroupingConfig, costs_N: np.ndarray
 ) -> list[list[int]]:
-    """Groups of the newcomers that fit no known one: correlation clustering above the threshold."""
+    """Groups of the newcomers that fit no known one: correlation clustering above the threshold.
+
+    A pair speaks for sharing a group by what is left above the threshold after its standard error, and where it is
+    surely above 0.
+    """
     a, b = halves
     if a.shape[1] == 0:
         return []
-    numerator_NN = np.mean([0.5 * (x @ y.T + y @ x.T) for x, y in zip(a, b, strict=True)], axis=0)
+    products_NN = [x @ y.T for x, y in zip(a, b, strict=True)]
+    numerator_NN, error_NN = _mean_and_error(np.array([p for each in products_NN for p in (each, each.T)]))
     root_N = np.sqrt(np.maximum(np.diagonal(numerator_NN), MIN_RELIABILITY))
-    weights_NN = numerator_NN - threshold * np.outer(root_N, root_N)
+    weights_NN = numerator_NN - np.maximum(threshold * np.outer(root_N, root_N) + error_NN, quantile * error_NN)
     np.fill_diagonal(weights_NN, 0.0)
     size = None if config.max_group_size is None else float(config.max_group_size)
     limits = Limits(costs_N, config.max_group_cost, sizes_U=np.ones(len(root_N)), max_size=size)
@@ -192,52 +281,56 @@ def _among_themselves(
     return [np.flatnonzero(found.labels == label).tolist() for label in np.unique(found.labels)]
 
 
-def _placement(
-    name: str,
-    row: int | None,
-    reason: str | None,
-    joined: Mapping[int, int],
-    fit_NG: np.ndarray,
-    ids: Sequence[str],
-    new_of: Mapping[str, tuple[str, list[str]]],
-    threshold: float,
-) -> Placement:
-    if row is not None and row in joined:
-        group = joined[row]
-        best = float(fit_NG[row, group])
-        others = np.delete(fit_NG[row], group)
-        margin = best - float(others.max()) if len(others) else best - threshold
-        sentence = f"{name} joins {ids[group]}: similarity {best:.2f}, where {threshold:.2f} is needed."
-        return Placement(
-            task=name,
-            group=ids[group],
-            is_new=False,
-            similarity=best,
-            threshold=threshold,
-            margin=margin,
-            sentence=sentence,
+def _joining(name: str, row: int, group: int, fit: _Fit, refused: str | None) -> Placement:
+    best, needed = float(fit.similarity_NG[row, group]), float(fit.threshold_NG[row, group])
+    others = np.delete(fit.similarity_NG[row], group)
+    joins, said = f"{name} joins {fit.ids[group]}", fit.said(row, group)
+    if fit.untold:
+        sentence = (
+            f"{joins}, the one group there is: the gradients tell no groups apart, and do not say that it opposes this "
+            f"one (similarity {said})."
         )
-    group, tasks = new_of[name]
+    else:
+        first = "" if refused is None else f"; {refused}"
+        sentence = f"{joins}: similarity {said}, where {needed:.2f} is needed{first}."
+    return Placement(
+        task=name,
+        group=fit.ids[group],
+        is_new=False,
+        similarity=best,
+        standard_error=float(fit.error_NG[row, group]),
+        reliability=float(fit.reliability_N[row]),
+        threshold=needed,
+        margin=best - (float(others.max()) if len(others) else needed),
+        sentence=sentence,
+    )
+
+
+def _starting(name: str, row: int | None, group: str, tasks: list[str], fit: _Fit, reason: str | None) -> Placement:
+    """`reason` where it is not the similarity that decided."""
     others = [task for task in tasks if task != name]
     start = f"{name} starts {group}" + (f" with {', '.join(others)}" if others else "")
-    if row is None:
-        return Placement(
-            task=name,
-            group=group,
-            is_new=True,
-            similarity=None,
-            threshold=threshold,
-            margin=None,
-            sentence=f"{start}: {reason}.",
-        )
-    best = float(fit_NG[row].max(initial=-1.0))
-    nearest = f"{ids[int(fit_NG[row].argmax())]} at {best:.2f}" if ids else "none"
+    best, error, needed = None, None, fit.threshold
+    if row is not None and fit.ids:
+        nearest = int(fit.similarity_NG[row].argmax())
+        best, error = float(fit.similarity_NG[row, nearest]), float(fit.error_NG[row, nearest])
+        needed = float(fit.threshold_NG[row, nearest])
+        if reason is None and fit.untold:
+            reason = f"it opposes the one known group, {fit.ids[nearest]} (similarity {fit.said(row, nearest)})"
+        elif reason is None:
+            agrees = f"noisy, it agrees with itself by {fit.reliability_N[row]:.2f} on other data; "
+            noisy = agrees if fit.noisy_NG[row, nearest] else ""
+            said = f"{fit.ids[nearest]} at {fit.said(row, nearest)}"
+            more = ", surely above 0" if noisy and best > needed else ""
+            reason = f"{noisy}the nearest known group is {said}, and joining takes {needed:.2f}{more}"
     return Placement(
         task=name,
         group=group,
         is_new=True,
         similarity=best,
-        threshold=threshold,
-        margin=threshold - best,
-        sentence=f"{start}: the nearest known group is {nearest}, and joining takes {threshold:.2f}.",
+        standard_error=error,
+        reliability=None if row is None else float(fit.reliability_N[row]),
+        threshold=needed,
+        margin=None if best is None else needed - best,
+        sentence=f"{start}: {reason or 'no known group has a usable gradient'}.",
     )

@@ -93,6 +93,7 @@ def inherited_plan(run: JobRun, parent: Parent) -> Plan:
         new,
         config,
         costs=costs,
+        verdict=None if plan.verdict is None else plan.verdict.kind,
     )
     for placed in placements:
         groups.setdefault(placed.group, []).append(placed.task)
