@@ -196,7 +196,7 @@ def _against_one_group(
     """What is chosen in the end, and why."""
     said = f"{len(settled)} groups" if any(len(group) > 1 for group in settled) else "single tasks"
     if settled == one_group:
-        return settled, "One group of all tasks stands: nothing that was tested does better."
+        return settled, "One group of all tasks stands: nothing that was tested is surely better."
     if gain is None:
         return (
             settled,

@@ -18,10 +18,11 @@ from sklearn.metrics import adjusted_rand_score
 
 from grouping.config import GroupingConfig
 from grouping.decision import pair_weights
-from grouping.grams import block_grams, scales, sorted_mean
+from grouping.grams import block_grams, cosine, scales, sorted_mean
 from grouping.links import Limits, fuse, limits_for
 from grouping.local import local_partition
 from grouping.measurement import Measurement
+from grouping.paper import paper_partition
 from grouping.partition import unit_sums
 from grouping.similarity import Similarity, corrected
 from grouping.spectral import spectral_labels, spectral_partition
@@ -31,6 +32,13 @@ USABLE, FIRM = 0.2, 0.8
 """Bootstrap ARI from which a grouping is usable, and firm; measured on planted groups, where .27 came with an ARI of
 .99 to the truth, and .04 with .11 to .35."""
 AMBIGUOUS = (0.1, 0.9)
+
+
+Word = Literal["refuse", "usable", "firm"]
+RESAMPLED = ("cross_fit", "cosine")
+"""Similarities that other data would change, as far as they are kept; TAG's losses are not."""
+MIN_HALVES = 4
+"""Fewest snapshots times pairs of microbatches; of fewer there are hardly any two different resamples."""
 
 
 class TaskConfidence(BaseModel):
@@ -50,11 +58,13 @@ class Confidence(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    word: Literal["refuse", "usable", "firm"]
-    """`firm` from a bootstrap ARI of 0.8, `usable` from 0.2."""
+    word: Word
+    """`firm` if bootstrap ARI and agreement are at least 0.8, `usable` from 0.2."""
     sentence: str
     rand_index: float
     """Bootstrap ARI: mean adjusted Rand index between two resamples' groups."""
+    agreement: float
+    """Mean adjusted Rand index between the plan's groups and a resample's; a plan of one group agrees with nothing."""
     ambiguous: float
     """PAC: share of pairs that are together in more than 10 % and fewer than 90 % of the resamples."""
     task_names: list[str]
@@ -76,13 +86,17 @@ def confidence(
     *,
     costs: Mapping[str, float] | None = None,
     resamples: int = 50,
+    noisy: bool = False,
 ) -> Confidence | None:
     """The confidence in these groups.  [snapshots, microbatches >= 2, tasks, params] in the order of the names given.
 
-    None where there is nothing to resample: fewer than three usable tasks, or one microbatch.
+    None where there is nothing to resample: fewer than three usable tasks, too few microbatches, every task alone, or
+    a similarity that rests on no gradients.  Groups of which the verdict says that they are too `noisy` are never firm.
     """
     names = list(measurement.usable)
-    if len(names) < 3 or measurement.num_microbatches < 2:
+    halves = measurement.num_snapshots * (measurement.num_microbatches // 2)
+    apart = all(len(tasks) == 1 for tasks in groups)  # which the solver by itself never proposes
+    if len(names) < 3 or halves < MIN_HALVES or config.similarity not in RESAMPLED or apart:
         return None
     at = {name: index for index, name in enumerate(measurement.task_names)}
     used = gradients[:, :, [at[name] for name in names]]
@@ -92,21 +106,32 @@ def confidence(
     limits = limits_for(config, units, costs)
     labels_NT, similarities = [], []
     for number in range(resamples):
-        numerator_TT = sorted_mean([_resampled(grams[s], rng) for s in rng.integers(len(grams), size=len(grams))])
-        similarity_TT = np.clip(corrected(numerator_TT), -1.0, 1.0)
-        np.fill_diagonal(similarity_TT, 1.0)
+        drawn = rng.integers(len(grams), size=len(grams))
+        if config.similarity == "cosine":
+            similarity_TT = sorted_mean([_resampled_cosine(grams[s], rng) for s in drawn])
+            labels_T = _paper_grouped(similarity_TT, units, names, limits)
+        else:
+            numerator_TT = sorted_mean([_resampled(grams[s], rng) for s in drawn])
+            similarity_TT = np.clip(corrected(numerator_TT), -1.0, 1.0)
+            np.fill_diagonal(similarity_TT, 1.0)
+            labels_T = _grouped(numerator_TT, similarity_TT, units, names, limits, config, number)
         similarities.append(similarity_TT)
-        labels_NT.append(_grouped(numerator_TT, similarity_TT, units, names, limits, config, number))
+        labels_NT.append(labels_T)
     together_TT = np.mean([labels[:, None] == labels[None, :] for labels in labels_NT], axis=0)
     rand = float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(labels_NT, 2)]))
     pairs = together_TT[np.triu_indices(len(names), k=1)]
     low, high = np.quantile(similarities, [0.025, 0.975], axis=0)
     unsplit = sum(not set(names).isdisjoint(tasks) for tasks in groups) == 1 and bool(together_TT.min() < 1)
-    word: Literal["refuse", "usable", "firm"] = "firm" if rand >= FIRM else "usable" if rand >= USABLE else "refuse"
+    group_of = {task: number for number, tasks in enumerate(groups) for task in tasks}
+    own_T = [group_of[name] for name in names]
+    agreement = float(np.mean([adjusted_rand_score(own_T, labels_T) for labels_T in labels_NT]))
+    least = rand if unsplit else min(rand, agreement)
+    word: Word = "firm" if least >= FIRM and not noisy else "usable" if least >= USABLE else "refuse"
     return Confidence(
         word=word,
-        sentence=_sentence(word, rand, unsplit=unsplit),
+        sentence=_sentence(word, rand, agreement, unsplit=unsplit),
         rand_index=rand,
+        agreement=agreement,
         ambiguous=float(((pairs > AMBIGUOUS[0]) & (pairs < AMBIGUOUS[1])).mean()),
         task_names=names,
         together=together_TT.tolist(),
@@ -127,6 +152,25 @@ def _resampled(gram_RTRT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     unit_T = 1 / np.maximum(np.sqrt(np.sqrt(square_A) * np.sqrt(square_B)), 1e-300)
     cross_TT = gram_RTRT[a][:, :, b].mean(axis=(0, 2))
     return 0.5 * (cross_TT + cross_TT.T) * np.outer(unit_T, unit_T)
+
+
+def _resampled_cosine(gram_RTRT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A snapshot's plain cosines of the means of resampled microbatches.  -> [T, T]"""
+    drawn = rng.integers(gram_RTRT.shape[0], size=gram_RTRT.shape[0])
+    return cosine(gram_RTRT[drawn][:, :, drawn])
+
+
+def _paper_grouped(
+    similarity_TT: np.ndarray, units: Sequence[Sequence[str]], names: Sequence[str], limits: Limits
+) -> np.ndarray:
+    """The paper's rule on resampled cosines.  -> [T]"""
+    at = {name: index for index, name in enumerate(names)}
+    members = [[at[name] for name in unit if name in at] for unit in units]
+    found = paper_partition(similarity_TT, members, limits)
+    labels_T = np.empty(len(names), dtype=int)
+    for label, unit in zip(found.labels, members, strict=True):
+        labels_T[unit] = label
+    return labels_T
 
 
 def _grouped(
@@ -178,7 +222,12 @@ def _tasks(together_TT: np.ndarray, names: Sequence[str], groups: Sequence[Seque
     return said
 
 
-def _sentence(word: str, rand: float, *, unsplit: bool) -> str:
+def _sentence(word: Word, rand: float, agreement: float, *, unsplit: bool) -> str:
+    if not unsplit and agreement < min(rand, USABLE):
+        return (
+            "The groups are not those that the gradients give: other data of the same tasks would give others "
+            f"(ARI {agreement:.2f} to these, {rand:.2f} among each other)."
+        )
     words = {
         "firm": "The groups are firm: other data of the same tasks would give almost the same ones",
         "usable": "The groups are usable: the tasks' margins say which of them other data could move",

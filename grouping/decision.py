@@ -173,7 +173,7 @@ def _unlimited(
     if limits.num_groups is None and spectral is not None:
         kept = [candidate for candidate in (spectral, *_plain(weights)) if respects(candidate.labels, limits)]
     # k-means finds fewer groups than asked for where tasks have equal rows; then the program must.
-    alone = spectral is None or (limits.num_groups is None and spectral not in kept[:1])
+    alone = spectral is None or (limits.num_groups is None and not any(each is spectral for each in kept[:1]))
     if not (ask or alone or config.solver == "correlation"):
         assert spectral is not None
         return _best_of(kept or [spectral]), None

@@ -77,7 +77,11 @@ def fit(
     model = make_pipeline(StandardScaler(), Ridge())
     foretold_R = np.asarray(cross_val_predict(model, features_RF, gains_R, groups=tasks, cv=LeaveOneGroupOut()))
     plain, left_out = _spearman(features_RF[:, 0], gains_R), _spearman(foretold_R, gains_R)
-    return Predictor(_power(plain, left_out, len(rows)), similarity, model.fit(features_RF, gains_R))
+    # The number of partners alone may foretell gains; then it is not the similarities that do.
+    by_size_R = np.asarray(cross_val_predict(model, features_RF[:, -1:], gains_R, groups=tasks, cv=LeaveOneGroupOut()))
+    by_size = _spearman(by_size_R, gains_R)
+    adds = by_size is None or (left_out is not None and left_out > by_size)
+    return Predictor(_power(plain, left_out, len(rows), adds=adds), similarity, model.fit(features_RF, gains_R))
 
 
 def _features(
@@ -94,8 +98,10 @@ def _spearman(first_R: np.ndarray, second_R: np.ndarray) -> float | None:
     return float(np.corrcoef(rankdata(first_R), rankdata(second_R))[0, 1])
 
 
-def _power(spearman: float | None, left_out: float | None, num: int) -> PredictivePower:
-    is_predictive = left_out is not None and left_out > max(MIN_CORRELATION, ONE_SIDED / np.sqrt(num - 1))
+def _power(spearman: float | None, left_out: float | None, num: int, *, adds: bool = True) -> PredictivePower:
+    """`adds`: left-out gains are foretold better than by the number of partners alone."""
+    foretold = left_out is not None and left_out > max(MIN_CORRELATION, ONE_SIDED / np.sqrt(num - 1))
+    is_predictive = foretold and adds and spearman is not None and spearman > 0
     if spearman is None or left_out is None:
         sentence = (
             f"Whether the similarities foretell gains cannot be told here: {num} observation(s) of tasks trained "

@@ -173,6 +173,8 @@ def summarise(
             sentences.append(f"Only {_count(found, 'group')} could be formed of the tasks with a usable gradient.")
     if decision.verdict is not None and len(usable) > 1:
         sentences.append(decision.verdict.sentence)
+        if decision.verdict.kind in ("too_noisy", "one_group") and len(groups) == 1:
+            sentences.append("So all train together.")
     return " ".join([*sentences, *_told(usable, decision, bad)])
 
 

@@ -27,8 +27,8 @@ class Review(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     confidence: Confidence | None
-    """How firm the groups are on resampled data; null with fewer than three tasks or more than 500, or with one
-    microbatch."""
+    """How firm the groups are on resampled data; null with fewer than three tasks or more than 500, with too few
+    snapshots and microbatches, or for a similarity that rests on no gradients."""
     second_opinion: SecondOpinion | None
     """The other solver's groups; for groups that were given, what the solver would have chosen itself. Null where no
     other solver has anything to say."""
@@ -55,7 +55,13 @@ def review(
     few = len(measurement.usable) <= MAX_RESAMPLED
     return Review(
         confidence=confidence(
-            gradients, measurement, plan.settings, list(groups.values()), costs=costs, resamples=resamples
+            gradients,
+            measurement,
+            plan.settings,
+            list(groups.values()),
+            costs=costs,
+            resamples=resamples,
+            noisy=plan.verdict is not None and plan.verdict.kind == "too_noisy",
         )
         if few
         else None,

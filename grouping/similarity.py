@@ -133,8 +133,10 @@ def jackknife(
 
 
 def _quantile(measurement: Measurement) -> float:
-    snapshots, microbatches = measurement.num_snapshots, measurement.num_microbatches
-    left_out = snapshots if snapshots >= 3 else snapshots * microbatches
+    """For the number of values that the jackknife leaves out."""
+    left_out, fewer = measurement.num_snapshots, measurement.fewer_numerators_SRTT
+    if left_out < 3 and fewer is not None:
+        left_out = fewer.shape[0] * fewer.shape[1]
     return float(student_t.ppf(0.975, max(left_out - 1, 1)))
 
 

@@ -8,6 +8,7 @@ answer too; then the threshold is zero, and all train together unless the gradie
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
 from grouping.similarity import MIN_RELIABILITY, Similarity
@@ -64,14 +65,16 @@ def pair_reliability(measured: Similarity) -> np.ndarray:
 
 
 def opposed_pairs(measured: Similarity) -> np.ndarray:
-    """Pairs whose gradients plainly oppose each other: below -0.5 by four standard errors.  -> bool [tasks, tasks]
+    """Pairs whose gradients plainly oppose each other: surely below -0.5, all pairs considered.  -> bool [tasks, tasks]
 
-    Where nothing could be left out to measure standard errors, they are told from the noise of the numerators.
+    A pair's own standard error rests on a handful of numbers, so it counts for no less than what the noise of all
+    pairs' numerators makes of it; the bound lets one job in a hundred pass by chance (Bonferroni).
     """
-    errors = measured.standard_error_TT
-    if errors is None:
-        errors = measured.noise / pair_reliability(measured)
-    return measured.similarity_TT + 4 * errors < -0.5
+    errors = measured.noise / pair_reliability(measured)
+    if measured.standard_error_TT is not None:
+        errors = np.maximum(errors, measured.standard_error_TT)
+    num_pairs = max(len(errors) * (len(errors) - 1) // 2, 1)
+    return measured.similarity_TT + norm.isf(0.01 / num_pairs) * errors < -0.5
 
 
 def pair_threshold(similarities: np.ndarray) -> float:

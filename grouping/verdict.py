@@ -30,6 +30,8 @@ MIN_DETECTION = 0.6
 SURE_DETECTION = 1.0
 MISPLACED = 0.03
 """Share of the tasks that may stand in a wrong group where R = 1: an ARI of about 0.9."""
+FAINTEST = 0.1
+"""What is needed for sure groups is not foretold from a ratio below this one."""
 VISIBLE_GAP = 0.5
 """Where no groups were found, a difference of similarity this large must have been visible to deny that there are."""
 
@@ -78,7 +80,7 @@ def verdict(
     # 1.2 / R squared times the data bring R to 1.2 (the reference's rule, which credits microbatches like snapshots).
     needed = None
     if detection is not None and (kind == "too_noisy" or (kind == "groups" and detection < SURE_DETECTION)):
-        needed = int(np.ceil(have * (1.2 / np.clip(detection, 0.05, SURE_DETECTION)) ** 2))
+        needed = int(np.ceil(have * (1.2 / np.clip(detection, FAINTEST, SURE_DETECTION)) ** 2))
     return Verdict(
         kind=kind,
         sentence=_sentence(kind, num_groups, detection, needed, have, structure),
@@ -154,10 +156,13 @@ def _smallest_gap(measured: Similarity) -> float | None:
 def _sentence(
     kind: VerdictKind, num_groups: int, detection: float | None, needed: int | None, have: int, structure: Structure
 ) -> str:
-    more = f"about {needed} snapshots x microbatches would be enough, and there are {have}"
+    least = detection is not None and detection <= FAINTEST
+    more = (
+        f"{'more than' if least else 'about'} {needed} snapshots x microbatches would be needed, and there are {have}"
+    )
     ratio = "" if detection is None else f" (R = {min(detection, 99):.1f})"
     if kind == "too_noisy":
-        return f"The gradients are too noisy to tell groups apart{ratio}: {more}. Until then all train together."
+        return f"The gradients are too noisy to tell groups apart{ratio}: {more}."
     if kind == "groups":
         sure = "clearly" if needed is None else "only just"
         tail = "." if needed is None else f"; {more}."
@@ -166,4 +171,4 @@ def _sentence(
         return "The tasks do not go together: no two of them are better off in one group."
     if structure.found:
         return "The tasks differ, and still one group of all is worth more than any split."
-    return f"No groups stand out, and groups that differ plainly would have been seen{ratio}: all train together."
+    return f"No groups stand out, and groups that differ plainly would have been seen{ratio}."

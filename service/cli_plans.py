@@ -10,9 +10,12 @@ from rich.text import Text
 
 from service import wire_plans
 from service.client import Cohort
+from service.plan_words import counted
 
 _NAMED = 12
 """Most tasks of a group that a table names."""
+_OF_THE_JOB = ("approve", "arbitrate", "arbitrate_share")
+"""Settings of what a job does with its plan: another plan is not made by them."""
 
 
 def replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None) -> wire_plans.PlanDetail:
@@ -95,7 +98,7 @@ def _review_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str]:
             lines.append(f"Other data would rather put elsewhere: {_tasks(unsure)}.")
     if second := plan.review["second_opinion"]:
         lines.append(
-            f"Second opinion ({second['solver']}): {len(second['groups'])} groups, "
+            f"Second opinion ({second['solver']}): {counted(len(second['groups']), 'group')}, "
             f"adjusted Rand index {second['agreement']:.2f} to these."
         )
     return lines
@@ -122,9 +125,11 @@ def _groups(file: Path) -> dict[str, list[str]]:
 
 
 def _changes(plan: wire_plans.PlanSummary, first: wire_plans.PlanSummary) -> str:
-    """The settings in which a plan differs from the first."""
+    """The settings in which a plan differs from the first, as far as they say who belongs together."""
     own, theirs = plan.settings.model_dump(), first.settings.model_dump()
-    return ", ".join(f"{name}={value}" for name, value in own.items() if value != theirs[name])
+    return ", ".join(
+        f"{name}={value}" for name, value in own.items() if value != theirs[name] and name not in _OF_THE_JOB
+    )
 
 
 def _tasks(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from service.plan_words import gap_words, signed
+from service.plan_words import counted, gap_words, signed
 from service.scores import WAYS, gain_words, title
 from service.wire_gains import Arbitration, Gain
 from service.wire_why import PlanFacts, TaskReason
@@ -30,8 +30,10 @@ def plan_lines(plan: PlanFacts) -> Table:
         _add(table, "solver", f"{plan.solver}{gap_words(plan.gap)}; objective: {worth}")
     if plan.second_opinion is not None:
         second = plan.second_opinion
-        said = f"{second.solver}{gap_words(second.gap)}: {len(second.groups)} groups, agreement {second.agreement:.2f}"
-        _add(table, "second opinion", f"{said} (ARI), objective {second.objective:.2f}")
+        said = f"{second.solver}{gap_words(second.gap)}: {counted(len(second.groups), 'group')}"
+        _add(
+            table, "second opinion", f"{said}, agreement {second.agreement:.2f} (ARI), objective {second.objective:.2f}"
+        )
     if plan.arbitration is not None:
         _add(table, "arbitration", plan.arbitration.sentence)
         for action in plan.arbitration.actions:

@@ -221,3 +221,45 @@ def test_a_verdict_of_too_much_noise_always_says_how_much_is_needed(seed: int):
         if plan.verdict.kind == "too_noisy":
             assert plan.verdict.needed is not None and plan.verdict.needed > plan.verdict.measured
             assert "None" not in plan.verdict.sentence
+
+
+@pytest.mark.parametrize(("shape", "seeds"), [((2, 2, 12, 200), 12), ((3, 2, 12, 200), 12), ((5, 4, 12, 200), 6)])
+def test_pure_noise_plans_and_is_hardly_ever_called_groups(shape: tuple[int, ...], seeds: int):
+    names = names_of(range(shape[2]))
+    found = []
+    for seed in range(seeds):
+        plan = make_plan(np.random.default_rng(seed).standard_normal(shape), names, GroupingConfig())
+        assert plan.verdict is not None
+        found.append(plan.verdict.kind)
+    assert found.count("groups") <= 1, found
+
+
+def test_a_proposal_that_joins_opposed_tasks_gives_way_to_the_program():
+    gradients = planted(THREE_GROUPS, sigma=0.3)
+    gradients[:, :, 3] = -gradients[:, :, 0]
+    plan = make_plan(gradients, names_of(THREE_GROUPS), GroupingConfig())
+    group_of = {task: group.id for group in plan.groups for task in group.tasks}
+    assert group_of["task003"] != group_of["task000"]
+
+
+def test_too_little_data_has_no_confidence_and_random_groups_are_not_firm():
+    for shape in ((1, 2, 6, 200), (2, 2, 6, 200), (1, 3, 6, 200)):
+        noise = np.random.default_rng(0).standard_normal(shape)
+        measured = measure(noise, names_of(range(6)))
+        assert confidence(noise, measured, GroupingConfig(), [names_of(range(6))[:3], names_of(range(6))[3:]]) is None
+    gradients = planted(THREE_GROUPS, sigma=0.5)
+    measured, names = measure(gradients, names_of(THREE_GROUPS)), names_of(THREE_GROUPS)
+    wrong = confidence(gradients, measured, GroupingConfig(), [names[:6], names[6:]], resamples=8)
+    right = confidence(gradients, measured, GroupingConfig(), [names[0::3], names[1::3], names[2::3]], resamples=8)
+    assert wrong is not None and right is not None
+    assert (wrong.word, right.word) == ("refuse", "firm")
+    assert "not those that the gradients give" in wrong.sentence
+    assert confidence(gradients, measured, GroupingConfig(similarity="random"), [names[:6], names[6:]]) is None
+    doubted = confidence(
+        gradients, measured, GroupingConfig(), [names[0::3], names[1::3], names[2::3]], resamples=8, noisy=True
+    )
+    assert doubted is not None and doubted.word == "usable"
+    cosine = confidence(
+        gradients, measured, GroupingConfig(similarity="cosine"), [names[0::3], names[1::3], names[2::3]], resamples=8
+    )
+    assert cosine is not None and cosine.word != "refuse"

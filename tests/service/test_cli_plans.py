@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from grouping.config import GroupingConfig
+from grouping.plan import trivial_plan
 from service.cli import app
 from service.client import ApiError, AsyncCohort, Cohort
 from service.states import JobState
@@ -116,4 +118,20 @@ def test_a_waiting_job_trains_the_plan_that_a_person_chose(live_service: LiveSer
     control_plane.planner.close()
     assert say(live_service, "approve", job, "0") == f"Plan 0 of {job} is approved."
     assert "0 *" in say(live_service, "plans", job)
+    assert "no plan 9; it has '0', '1'" in say(live_service, "approve", job, "9", code=1)
     assert [plan.approved for plan in live_service.store.plans(job)] == [True, False]
+
+
+def test_what_a_job_does_with_its_plan_is_no_change_of_the_plan(live_service: LiveService) -> None:
+    control_plane = live_service.control_plane
+    grouping = {"num_groups": 2, "approve": True}
+    job = measured_job(control_plane.store, control_plane.settings, JobState.AWAITING_APPROVAL, grouping=grouping)
+    own = trivial_plan(["a", "b", "c", "d", "e", "f"], "all").outline()
+    own = own.model_copy(update={"settings": GroupingConfig.model_validate(grouping)})
+    control_plane.store.add_plan(job, own, lambda number: None)
+    say(live_service, "replan", job, "--set", "num_groups=3")
+    control_plane.planner.close()
+    assert not control_plane.store.plans(job)[1].outline.settings.approve
+    listed = say(live_service, "plans", job)
+    assert "num_groups=3" in listed
+    assert "approve=" not in listed

@@ -156,7 +156,7 @@ def test_a_stale_attempt_changes_nothing(make_store: Stores) -> None:
     assert not store.update_group(job_id, "g1", attempt=1, state="done")
     assert not store.add_metrics(job_id, [{"group": "g1", "task": "a", "step": 1, "name": "loss", "value": 1.0}], 1)
     assert not store.put_results(job_id, [result()], 1)
-    assert store.add_plan(job_id, OUTLINE, pytest.fail, approved=True, attempt=1) is None
+    assert store.add_plan(job_id, OUTLINE, lambda number: pytest.fail("saved"), approved=True, attempt=1) is None
     assert not store.set_progress(job_id, {"late": 1}, 1)
     assert before == (store.get_job(job_id), store.events(job_id), store.groups(job_id))
     assert not store.metrics(job_id) + store.results(job_id) + store.plans(job_id)
