@@ -76,7 +76,7 @@ def render_report(inputs: ReportInputs) -> str:
         measured=[score for score in inputs.scores if len(score.metrics) > 1],
         difficulty=inputs.job.spec.method.kind == "taskres",
         details=list(dict.fromkeys(name for score in inputs.scores for name in score.details)),
-        hurt=[score.task for score in inputs.scores if (score.difference("alone") or 0) < 0],
+        hurt=sorted({gain.task for gain in inputs.gains if gain.task and gain.against == "alone" and gain.high < 0}),
         learned=sum(run.learned or 0 for run in inputs.runs if run.kind == "plan"),
         heat=heat_map(inputs.plan, similarity(plan, review)),
         panels=_panels(inputs),

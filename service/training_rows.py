@@ -157,7 +157,7 @@ class TrainingRows(Database):
         self,
         job_id: str,
         outline: PlanOutline,
-        save: Callable[[int], None],
+        save: Callable[[int], object],
         *,
         approved: bool = False,
         attempt: int | None = None,

