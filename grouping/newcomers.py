@@ -121,6 +121,7 @@ def place(
         )
     if set(known_names) & set(newcomer_names):
         raise ValueError(f"{sorted(set(known_names) & set(newcomer_names))} are tasks of the job already. Rename them.")
+    _check_costs([*known_names, *newcomer_names], newcomer_names, config, costs)
     bad, bad_known = unusable_tasks(newcomers), unusable_tasks(known)
     at = {name: index for index, name in enumerate(known_names) if index not in bad_known}
     ids = [group for group, tasks in groups.items() if any(task in at for task in tasks)]
@@ -164,7 +165,7 @@ def place(
     costs_N = np.array([(costs or {}).get(newcomer_names[usable[row]], 0.0) for row in strangers])
     halves = tuple(half[:, strangers] for half in halves_N)
     fresh = _among_themselves(halves, fit.threshold, fit.quantile, config, costs_N)
-    new_names = [[newcomer_names[usable[strangers[i]]] for i in tasks] for tasks in fresh]
+    new_names = sorted(sorted(newcomer_names[usable[strangers[i]]] for i in tasks) for tasks in fresh)
     new_names += [[newcomer_names[task]] for task in bad]
     numbered = group_ids([*groups.values(), *new_names], groups)[len(groups) :]
     new_of = {name: (group, tasks) for group, tasks in zip(numbered, new_names, strict=True) for name in tasks}
@@ -180,11 +181,25 @@ def place(
     return placements
 
 
+def _check_costs(
+    names: Sequence[str], newcomer_names: Sequence[str], config: GroupingConfig, costs: Mapping[str, float] | None
+) -> None:
+    most = config.max_group_cost
+    if most is None:
+        return
+    if missing := [name for name in names if name not in (costs or {})]:
+        raise ValueError(f"max_group_cost={most:g}, and no cost is known of {missing}. Give the cost of every task.")
+    assert costs is not None
+    if dear := [name for name in newcomer_names if costs[name] > most + ROUNDING]:
+        raise ValueError(
+            f"max_group_cost={most:g}, but {dear} alone cost {[costs[name] for name in dear]}. Leave them out, or "
+            "start a job with a larger cap."
+        )
+
+
 def _barred(config: GroupingConfig, costs: Mapping[str, float] | None) -> Callable[[list[str]], str | None]:
     """What keeps these tasks from being one group: the cap that they break, in words, or None."""
     size, most = config.max_group_size, config.max_group_cost
-    if most is not None and costs is None:
-        raise ValueError(f"max_group_cost={most:g}, and no task's cost is known. Give costs, or use max_group_size.")
 
     def broken(tasks: list[str]) -> str | None:
         if size is not None and len(tasks) > size:

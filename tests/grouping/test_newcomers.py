@@ -36,8 +36,23 @@ def test_a_full_group_takes_nobody_and_new_groups_are_held_to_the_caps():
     assert placed(GroupingConfig(max_group_cost=4.0), costs) == {"task6": "g3", "task7": "g3", "task8": "g2"}
     apart = placed(GroupingConfig(max_group_cost=3.0), costs)
     assert len(set(apart.values())) == 3 and set(apart.values()).isdisjoint(GROUPS)
-    with pytest.raises(ValueError, match="max_group_cost=4, and no task's cost is known"):
+    with pytest.raises(ValueError, match=r"max_group_cost=4, and no cost is known of .'task0'"):
         placed(GroupingConfig(max_group_cost=4.0))
+    with pytest.raises(ValueError, match=r"no cost is known of .'task8'"):
+        placed(GroupingConfig(max_group_cost=4.0), dict.fromkeys(NAMES[:8], 1.0))
+    with pytest.raises(ValueError, match=r"max_group_cost=3, but .'task6'. alone cost .5.0."):
+        placed(GroupingConfig(max_group_cost=3.0), costs | {"task6": 5.0})
+
+
+def test_new_groups_have_the_same_ids_in_whatever_order_newcomers_arrive():
+    job = planted(np.array([0, 0, 0, 1, 1, 1, 2, 3, 4]), sigma=0.3)
+    found = []
+    for order in ([6, 7, 8], [8, 6, 7], [7, 8, 6]):
+        placements = place(
+            job[:, :, :6], NAMES[:6], GROUPS, job[:, :, order], [NAMES[task] for task in order], GroupingConfig()
+        )
+        found.append({placement.task: placement.group for placement in placements})
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_group_that_takes_nobody_is_named_with_the_reason():
