@@ -68,8 +68,8 @@ class Arbitration(BaseModel):
     tested_groups: dict[str, list[str]]
     """The plan that was tested."""
     gain: Gain | None
-    """Of the groups found best, before they were held against one group, over one group of all tasks; they were found on
-    the same images, so it is rather too high, and the gain on test images tells."""
+    """Of the groups found best, before they were held against one group, over one group of all tasks; they were found
+    on the same images, so it is rather too high, and the gain on test images tells."""
     tested_gain: Gain | None
     """Of the tested plan over one group of all tasks."""
     tasks: list[TaskGains]
