@@ -78,7 +78,7 @@ def family_spec(make_spec, task):
         values: dict[str, Any] = {
             "tasks": [task(name) for name in ("a1", "a2", "b1", "b2")],
             "grouping": {"num_groups": 2},
-            "profile": {"max_steps": 2, "snapshots": 2, "microbatches": 4, "microbatch_size": 12},
+            "profile": {"max_steps": 3, "snapshots": 3, "microbatches": 4, "microbatch_size": 12},
         }
         return make_spec(**values | changes)
 
