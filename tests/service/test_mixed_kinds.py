@@ -34,6 +34,8 @@ def mixed_spec(make_spec: Callable[..., JobSpec], task_folders: Callable[..., Pa
         {"name": "tags", "kind": "multi_label", "source": {"kind": "manifest", "uri": str(tmp_path / "tags.jsonl")}},
         {"name": "pairs", "kind": "retrieval", "source": {"kind": "manifest", "uri": str(tmp_path / "pairs.jsonl")}},
     ]
+    for task in tasks[1:]:  # images are drawn by their paths, which differ from run to run: enough for every class
+        task["split"] = {"fraction": 0.6, "val_fraction": 0.2}
     return lambda **changes: make_spec(tasks=tasks, **changes)
 
 
