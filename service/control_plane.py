@@ -24,6 +24,7 @@ from service.ray_jobs import DriverJobs, RayJobs
 from service.settings import Settings
 from service.states import JobState
 from service.store import Store
+from workers import faults
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ControlPlane:
     def start(self) -> None:
         """Takes up the work where any earlier control plane left it.  ServiceRunning if another one is at it."""
         self._lock = _locked(self.settings.home / "lock")
+        faults.arm(self.settings.faults, self.settings.faults_ledger)
         try:
             self.store.create_schema()
             self.store.set_draining(False)

@@ -21,6 +21,7 @@ from service.stages.train import train
 from service.stages.validate import validate
 from service.states import JobState
 from service.store import Store
+from workers import faults
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
 
@@ -73,6 +74,7 @@ def main(job_id: str, attempt: int) -> int:
     """Runs an attempt on Ray.  0 unless this process itself is at fault: how the job ended is told by its state."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings.load()
+    faults.arm(settings.faults, settings.faults_ledger)
     store = Store(settings.database_url)
     job = store.get_job(job_id)
     if job.attempt != attempt:

@@ -12,7 +12,9 @@ from grouping.outline import PlanOutline
 from service.roles import Role
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, Desired, JobState
+from workers.failures import FailureClass
 
+Purpose = Literal["train", "estimate"]
 GroupKind = Literal["plan", "all", "alone", "zero_shot", "shared", "trial"]
 GroupState = Literal["waiting", "running", "done", "failed", "stopped"]
 
@@ -28,6 +30,10 @@ def at(seconds: float) -> datetime:
 
 def at_or_none(seconds: float | None) -> datetime | None:
     return None if seconds is None else at(seconds)
+
+
+def _failure(value: str | None) -> FailureClass | None:
+    return None if value is None else FailureClass(value)
 
 
 @lru_cache(maxsize=256)
@@ -53,6 +59,25 @@ class Job:
     """The finished job that this one goes on from."""
     parent_plan: int | None
     """The plan of the parent that this job begins with."""
+    purpose: Purpose
+    """What it is for: to train, or to find out what training would take."""
+    priority: int
+    """Higher ones start first."""
+    at_once: bool
+    """Its wish is not to wait for checkpoints."""
+    failure: FailureClass | None
+    """The class of what ended it, or its newest attempt."""
+    waits_for: str | None
+    """Why the queue passes it by."""
+    devices: int | None
+    """Device workers that its attempt may hold; None: as many as the settings allow."""
+    seen_at: datetime | None
+    """When its driver last looked at its wish."""
+    storage_bytes: int
+    """What its files take, as last measured."""
+    archived_at: datetime | None
+    deleted_at: datetime | None
+    """When its user deleted it; its files and rows go some time after that."""
     stage_times: dict[str, float]
     """Stage -> seconds spent on it so far, over all attempts; a stage that runs now counts when it ends."""
     progress: dict[str, Any]
@@ -86,6 +111,16 @@ class Job:
             submission_id=row["submission_id"],
             parent=row["parent"],
             parent_plan=row["parent_plan"],
+            purpose=row["purpose"],
+            priority=row["priority"],
+            at_once=row["at_once"],
+            failure=_failure(row["failure"]),
+            waits_for=row["waits_for"],
+            devices=row["devices"],
+            seen_at=at_or_none(row["seen_at"]),
+            storage_bytes=row["storage_bytes"],
+            archived_at=at_or_none(row["archived_at"]),
+            deleted_at=at_or_none(row["deleted_at"]),
             stage_times=row["stage_times"],
             progress=row["progress"],
             created_at=at(row["created_at"]),
@@ -147,13 +182,24 @@ class Group:
     """Training images in one step; 0 where nothing trains."""
     texts_per_step: int
     """Class sentences of its tasks, or captions of a step; 0 where nothing trains."""
+    failure: FailureClass | None
+    """The class of what ended it last."""
+    failures: int
+    """Times that it failed, over all attempts of its job."""
+    microbatches: int
+    """Parts that its batches are taken in; more than 1 after it ran out of memory."""
     updated_at: datetime
 
     @classmethod
     def of(cls, row: Row) -> Self:
         same = ("id", "kind", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
-        same += ("images_per_step", "texts_per_step")
-        return cls(**{name: row[name] for name in same}, tasks=tuple(row["tasks"]), updated_at=at(row["updated_at"]))
+        same += ("images_per_step", "texts_per_step", "failures", "microbatches")
+        return cls(
+            **{name: row[name] for name in same},
+            tasks=tuple(row["tasks"]),
+            failure=_failure(row["failure"]),
+            updated_at=at(row["updated_at"]),
+        )
 
 
 @dataclass(frozen=True)

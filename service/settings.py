@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workers.data.roots import DataRoots
+from workers.faults import parse as parse_faults
 
 
 class Settings(BaseSettings):
@@ -66,6 +67,15 @@ class Settings(BaseSettings):
     """Share of a GPU that one device worker takes: 0.5 puts two on each."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the embedded Ray head offers.  Left out: all."""
+
+    faults: str = ""
+    """Faults that are made to happen, for tests (`workers.faults`).  Empty: none."""
+
+    @field_validator("faults")
+    @classmethod
+    def _known_faults(cls, value: str) -> str:
+        parse_faults(value)
+        return value
 
     @field_validator("home")
     @classmethod
@@ -143,6 +153,11 @@ class Settings(BaseSettings):
     @property
     def running_file(self) -> Path:
         return self.home / "running.json"
+
+    @property
+    def faults_ledger(self) -> Path:
+        """Where faults that happened are noted, so that each happens once."""
+        return self.home / "faults"
 
     @property
     def roots(self) -> DataRoots:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service import tables
@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.keys import KeyRows
 from service.leases import LeaseRows
+from service.queue_rows import QueueRows
 from service.reading import quoted
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
 from service.roles import DEFAULT_TENANT
@@ -39,7 +40,7 @@ _DRAINING = "draining"
 _PAST_PLANS = frozenset({"search", "train", "publish"})
 
 
-class Store(TrainingRows, KeyRows, LeaseRows):
+class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
     """Jobs and all that belongs to them, in SQLite or PostgreSQL.  `Store("sqlite://")` keeps them in memory."""
 
     # jobs
@@ -296,37 +297,7 @@ class Store(TrainingRows, KeyRows, LeaseRows):
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
             return True
 
-    # what the coordinator looks at
-
-    def active_jobs(self) -> list[Job]:
-        """Jobs that an attempt owns, oldest first."""
-        return self._select(tables.jobs.c.state.in_(ACTIVE))
-
-    def jobs_to_settle(self, limit: int = 100) -> list[Job]:
-        """Jobs without a driver whose wish needs none: to be cancelled or paused."""
-        jobs = tables.jobs
-        cancelled = and_(jobs.c.state.in_(WAITING), jobs.c.desired == Desired.CANCEL)
-        paused = and_(jobs.c.state.in_(WAITING - {JobState.PAUSED}), jobs.c.desired == Desired.PAUSE)
-        return self._select(or_(cancelled, paused), limit)
-
-    def startable_jobs(self, now: float, limit: int) -> list[Job]:
-        """Jobs whose next attempt may begin, oldest first: queued ones whose retry's pause is over, resumed ones, and
-        those with an approved plan."""
-        jobs, plans = tables.jobs, tables.plans
-        approved = select(plans.c.job_id).where(plans.c.job_id == jobs.c.id, plans.c.approved).exists()
-        ready = or_(
-            and_(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now),
-            jobs.c.state == JobState.PAUSED,
-            and_(jobs.c.state == JobState.AWAITING_APPROVAL, approved),
-        )
-        return self._select(and_(jobs.c.desired == Desired.RUN, ready), limit)
-
     # below
-
-    def _select(self, where: Any, limit: int | None = None) -> list[Job]:
-        with self.read() as connection:
-            query = select(tables.jobs).where(where).order_by(tables.jobs.c.id).limit(limit)
-            return [Job.of(row) for row in connection.execute(query).mappings()]
 
     def _moved(
         self, connection: Connection, job: Job, to: JobState, message: str, reason: str | None, more: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -49,6 +51,16 @@ jobs = Table(
     Column("submission_id", String(64)),
     Column("parent", String(32)),
     Column("parent_plan", Integer),  # the plan of the parent that this job begins with
+    Column("purpose", String(16), nullable=False, server_default="train"),  # or `estimate`: a dry run
+    Column("priority", Integer, nullable=False, server_default="0"),  # higher ones start first
+    Column("at_once", Boolean, nullable=False, server_default=false()),  # the wish does not wait for checkpoints
+    Column("failure", String(24)),  # the class of what ended it, or its newest attempt
+    Column("waits_for", Text),  # why the queue passes it by
+    Column("devices", Integer),  # device workers that its attempt may hold
+    Column("seen_at", Float),  # when its driver last looked at its wish
+    Column("storage_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("archived_at", Float),
+    Column("deleted_at", Float),  # its files and rows go some time after that
     Column("stage_times", JSON, nullable=False),
     Column("progress", JSON, nullable=False),
     Column("last_event", Integer, nullable=False, default=0),
@@ -101,6 +113,9 @@ groups = Table(
     Column("seconds", Float),
     Column("images_per_step", Integer, nullable=False),
     Column("texts_per_step", Integer, nullable=False),
+    Column("failure", String(24)),  # the class of what ended it last
+    Column("failures", Integer, nullable=False, server_default="0"),  # times that it failed, over all attempts
+    Column("microbatches", Integer, nullable=False, server_default="1"),  # parts that its batches are taken in
     Column("updated_at", Float, nullable=False),
 )
 
@@ -171,6 +186,16 @@ audit = Table(
     Column("job_id", String(32)),
     Column("status", Integer, nullable=False),
     Index("audit_by_tenant", "tenant", "id"),
+)
+
+quotas = Table(  # what a tenant may use at most; NULL: as much as there is
+    "quotas",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("max_running_jobs", Integer),
+    Column("max_devices", Integer),
+    Column("max_storage_bytes", BigInteger),
+    Column("updated_at", Float, nullable=False),
 )
 
 leases = Table(

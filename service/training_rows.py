@@ -18,7 +18,7 @@ from service.records import Event, Group, Job, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
 _GROUP_FIELDS = ("kind", "tasks", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
-_GROUP_FIELDS += ("images_per_step", "texts_per_step")
+_GROUP_FIELDS += ("images_per_step", "texts_per_step", "failure", "failures", "microbatches")
 _NEW_GROUP: dict[str, Any] = {
     "state": "waiting",
     "step": 0,
@@ -30,6 +30,9 @@ _NEW_GROUP: dict[str, Any] = {
     "seconds": None,
     "images_per_step": 0,
     "texts_per_step": 0,
+    "failure": None,
+    "failures": 0,
+    "microbatches": 1,
 }
 
 

@@ -130,6 +130,8 @@ class JobRun:
             "roots": self.settings.roots,
             "cache_dir": self.settings.home / "cache",
             "num_threads": self.launcher.num_threads,
+            "faults": self.settings.faults,
+            "faults_ledger": self.settings.faults_ledger,
         }
 
     def _landed(self, written: bool | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from workers import faults
 from workers.launching.board import Outcome
 from workers.launching.work import Work
 from workers.training.results import Progress
@@ -45,6 +46,7 @@ class DeviceWorker:
 
         log(f"device worker: process {os.getpid()} on {socket.gethostname()}")
         with self._one_work:
+            faults.arm(work.faults, work.faults_ledger)
             outcome = self._room.attempt(
                 lambda: self._room.execute(
                     work,

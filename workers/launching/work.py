@@ -69,6 +69,9 @@ class Work:
     """Devices that each group of this work spans; above 1 it runs as data-parallel ranks."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Task name -> fingerprint from validation; data that changed since are refused.  Empty: nothing to compare."""
+    faults: str = ""
+    """Faults that are made to happen in the process that does the work (`workers.faults`)."""
+    faults_ledger: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,35 @@
+"""What the life of a job, the queue and failures need: columns that old code may leave alone, and quotas."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "quotas",
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("max_running_jobs", sa.Integer(), nullable=True),
+        sa.Column("max_devices", sa.Integer(), nullable=True),
+        sa.Column("max_storage_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("quotas_key")),
+    )
+    with op.batch_alter_table("groups", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("failure", sa.String(length=24), nullable=True))
+        batch_op.add_column(sa.Column("failures", sa.Integer(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("microbatches", sa.Integer(), server_default="1", nullable=False))
+
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("purpose", sa.String(length=16), server_default="train", nullable=False))
+        batch_op.add_column(sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("at_once", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch_op.add_column(sa.Column("failure", sa.String(length=24), nullable=True))
+        batch_op.add_column(sa.Column("waits_for", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("devices", sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column("seen_at", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("storage_bytes", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("archived_at", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("deleted_at", sa.Float(), nullable=True))
