@@ -33,6 +33,7 @@ from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
 from service.training_rows import TrainingRows, must_be_id, storable
+from workers.failures import FailureClass
 
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
 
@@ -242,7 +243,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
             attempt = job.attempt + 1
             values = {"attempt": attempt, "submission_id": submission_id(job_id, attempt)}
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
-            self._moved(connection, job, JobState.STARTING, f"Attempt {attempt} starts.", None, {})
+            self._moved(connection, job, JobState.STARTING, f"Attempt {attempt} starts.", None, {"failure": None})
             return attempt
 
     def move(
@@ -252,6 +253,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         *,
         attempt: int | None,
         reason: str | None = None,
+        failure: FailureClass | None = None,
         expected: JobState | None = None,
         progress: dict[str, Any] | None = None,
         failures: int | None = None,
@@ -265,6 +267,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 None: the service itself, which moves only jobs that no attempt owns.
             expected: the state the caller saw; False if the job has left it.
             reason: kept with the job, shown to its user.
+            failure: the class of what ended the attempt; a move without one clears what was kept.
             fence: the token of the lease under which the caller moves.
         Raises: IllegalMove where the table has no such move; moving to the present state is no move, and True.
             StaleLease if the lease has another token by now.
@@ -285,7 +288,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 )
             more = {"progress": progress, "failures": failures, "not_before": not_before}
             given = {name: value for name, value in more.items() if value is not None}
-            self._moved(connection, job, to, reason or f"{job.state} -> {to}.", reason, given)
+            self._moved(connection, job, to, reason or f"{job.state} -> {to}.", reason, given | {"failure": failure})
             return True
 
     def set_progress(self, job_id: str, progress: dict[str, Any], attempt: int) -> bool:
