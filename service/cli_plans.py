@@ -1,16 +1,20 @@
-"""`cohort plans`, `replan`, `compare`, `rerun`: what a job's plans are, and what others would be."""
+"""`cohort approve`, `plans`, `replan`, `compare`, `rerun`: what a job's plans are, and what others would be."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from service import wire_plans
+from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, tell
 from service.client import Cohort
 from service.plan_words import counted
+
+app = typer.Typer()
 
 _NAMED = 12
 """Most tasks of a group that a table names."""
@@ -18,7 +22,88 @@ _OF_THE_JOB = ("approve", "arbitrate", "arbitrate_share")
 """Settings of what a job does with its plan: another plan is not made by them."""
 
 
-def replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None) -> wire_plans.PlanDetail:
+@app.command()
+def approve(
+    ctx: typer.Context,
+    job: JobId,
+    number: Annotated[int | None, typer.Argument(help="The plan's number.  (default: the newest)")] = None,
+) -> None:
+    """Let a plan be trained (see it first with `cohort groups JOB`, or `cohort plans JOB NUMBER`)."""
+    with connected(ctx) as client:
+        job_id = job_id_of(client, job)
+        if number is None:
+            plan = client.job(job_id).plan
+            number = plan.number if plan else 0
+        client.approve(job_id, number)
+    typer.echo(f"Plan {number} of {job_id} is approved.")
+
+
+@app.command()
+def plans(
+    ctx: typer.Context,
+    job: JobId,
+    number: Annotated[int | None, typer.Argument(help="Show this one whole.  (default: list all)")] = None,
+    as_json: Json = False,
+) -> None:
+    """List a job's plans, or show one and how firm it is."""
+    with connected(ctx) as client:
+        job_id = job_id_of(client, job)
+        found = client.plans(job_id) if number is None else client.reviewed_plan(job_id, number)
+    tell(found, as_json, lambda: _lines(job_id, found))
+
+
+@app.command()
+def replan(
+    ctx: typer.Context,
+    job: JobId,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A grouping setting to change, e.g. `num_groups=3`; repeatable.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="Groups to take as they are: a YAML file of lines `g1: [art, clipart]`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for another plan from what a job has measured.  Nothing trains, and the job's own plan stays."""
+    with connected(ctx) as client:
+        job_id = job_id_of(client, job)
+        found = _replan(client, job_id, change or [], groups)
+    more = _hint(job_id, found.number)
+    tell(found, as_json, lambda: [*_lines(job_id, found), more])
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    job: JobId,
+    first: Annotated[int, typer.Argument(help="A plan's number.")],
+    second: Annotated[int, typer.Argument(help="Another plan's number.")],
+    as_json: Json = False,
+) -> None:
+    """Show which tasks change groups between two plans, and what both are worth."""
+    with connected(ctx) as client:
+        found = client.compare(job_id_of(client, job), first, second)
+    tell(found, as_json, lambda: _comparison_lines(found))
+
+
+@app.command()
+def rerun(
+    ctx: typer.Context,
+    job: JobId,
+    number: Annotated[int, typer.Argument(help="The plan's number.")],
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Train a plan of a finished job as a job of its own, with what that one has measured."""
+    with connected(ctx) as client:
+        child = client.rerun(job_id_of(client, job), number)
+        if watch:
+            follow(client, child.id)
+    line = f"{child.id} is {child.state}: plan {number} of {child.parent}. See it with `cohort watch {child.id}`."
+    tell(child, as_json, lambda: [line])
+
+
+def _replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None) -> wire_plans.PlanDetail:
     """Asks for a plan.  `changes` are `key=value`; `groups` is a file, group to tasks.  ValueError for neither."""
     if not changes and groups is None:
         raise ValueError(
@@ -29,14 +114,14 @@ def replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None)
     return client.replan(job_id, settings or None, groups=None if groups is None else _groups(groups))
 
 
-def lines(job_id: str, found: list[wire_plans.PlanSummary] | wire_plans.PlanDetail) -> list[str | Table]:
+def _lines(job_id: str, found: list[wire_plans.PlanSummary] | wire_plans.PlanDetail) -> list[str | Table]:
     """The list of a job's plans, or one of them."""
     if isinstance(found, wire_plans.PlanDetail):
         return _plan_lines(job_id, found)
     return [_plans_table(found)] if found else [f"{job_id} has no plans yet; they come after its stage `group`."]
 
 
-def hint(job_id: str, number: int) -> str:
+def _hint(job_id: str, number: int) -> str:
     """What can be done with a new plan."""
     return (
         f"`cohort compare {job_id} 0 {number}` says what changes. `cohort approve {job_id} {number}` trains it if the "
@@ -44,7 +129,7 @@ def hint(job_id: str, number: int) -> str:
     )
 
 
-def comparison_lines(found: wire_plans.PlanComparison) -> list[str | Table]:
+def _comparison_lines(found: wire_plans.PlanComparison) -> list[str | Table]:
     """What moves between two plans."""
     if not found.moved:
         return [found.sentence]

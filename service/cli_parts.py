@@ -1,0 +1,73 @@
+"""What the modules of the `cohort` command share: options, the connection that they stand for, and how answers are
+printed."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from service import live, show
+from service.client import Cohort
+from service.connection import Connection
+from service.settings import Settings
+from service.states import JobState
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JobId = Annotated[str, typer.Argument(help="The job's id, or `last` for the newest one.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay and show how it goes.")]
+
+
+def home_of(ctx: typer.Context) -> Path:
+    """The service's folder."""
+    return Settings.load(**({} if ctx.obj[0] is None else {"home": ctx.obj[0]})).home
+
+
+def connected(ctx: typer.Context) -> Cohort:
+    """A client of the service that the command is about.  ValueError if there is none."""
+    _, url, key = ctx.obj
+    connection = Connection.find(home_of(ctx), url, key)
+    return Cohort(connection.url, connection.key)
+
+
+def job_id_of(client: Cohort, given: str) -> str:
+    """The id, or that of the newest job for `last`.  ValueError if there is none."""
+    if given != "last":
+        return given
+    newest = next(client.jobs(page=1), None)
+    if newest is None:
+        raise ValueError("There is no job yet, so no last one. `cohort submit FILE` makes one.")
+    return newest.id
+
+
+def tell(value: Any, as_json: bool, lines: Callable[[], Iterable[Any]]) -> None:
+    """JSON, or what `lines()` gives."""
+    if as_json:
+        typer.echo(json.dumps(_plain(value), indent=2))
+        return
+    console = show.console()
+    for line in lines():
+        console.print(line, markup=False, highlight=False) if isinstance(line, str) else console.print(line)
+
+
+def follow(client: Cohort, job_id: str) -> None:
+    """Shows how the job goes until its end, and ends the command: 0 if it succeeded."""
+    console = show.console()
+    try:
+        job = live.follow(client, job_id, console)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{job_id} goes on. `cohort watch {job_id}` shows it again, `cohort cancel {job_id}` stops it.")
+        raise typer.Exit(130) from None
+    found = client.results(job_id)
+    if found.results:
+        console.print(show.results_table(found))
+    console.print(f"{job_id} is {job.state}. {job.reason or ''}".rstrip())
+    raise typer.Exit(0 if job.state == JobState.SUCCEEDED else 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(item) for item in value] if isinstance(value, list) else value
