@@ -17,6 +17,7 @@ from service.records import Job
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
+from workers import faults
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,9 @@ class Coordinator:
             attempt = self._store.start_attempt(job.id, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
+        faults.point("coordinator.submits")
         self._ray.submit(job.id, attempt, job.name)
+        faults.point("coordinator.submitted")
 
     def _follow(self, job: Job) -> None:
         """An attempt owns this job: is its driver there, and does it listen?"""
@@ -124,9 +127,13 @@ class Coordinator:
         if status is None and fresh and job.desired == Desired.RUN:
             self._ray.submit(job.id, job.attempt, job.name)  # we, or one before us, died between the two steps
         elif status is None or status in ENDED:
+            faults.point("coordinator.buries")
             self._bury(job, status)
+            faults.point("coordinator.buried")
         elif job.desired == Desired.CANCEL and self._waited(job) > self._settings.cancel_grace_seconds:
+            faults.point("coordinator.stops")
             self._ray.stop(job.submission_id)
+            faults.point("coordinator.stopped")
             reason = f"The driver did not stop within {self._settings.cancel_grace_seconds:g} s and was ended."
             self._move(job, JobState.CANCELLED, reason=reason)
 

@@ -20,6 +20,7 @@ from sqlalchemy.pool import StaticPool
 
 from service.schema import migrate
 from service.tables import metadata
+from workers import faults
 
 BUSY_MILLISECONDS = 30_000
 
@@ -78,14 +79,21 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """All or nothing; on SQLite the only writer while it lasts, so keep it short."""
+    def write(self, what: str = "") -> Iterator[Connection]:
+        """All or nothing; on SQLite the only writer while it lasts, so keep it short.
+
+        `what` names the fault points right before and right after the commit.
+        """
         with (
             self._turn,
             self._engine.connect().execution_options(cohort_writes=True) as connection,
             connection.begin(),
         ):
             yield connection
+            if what:
+                faults.point(f"store.{what}.commits")
+        if what:
+            faults.point(f"store.{what}.committed")
 
     def clock(self, connection: Connection) -> float:
         """Seconds since 1970 by the database's own clock, which all that share it agree on."""

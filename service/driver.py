@@ -41,6 +41,7 @@ def run_job(
     """Runs one attempt to its end and returns the state the job is in then."""
     job = store.get_job(job_id)
     run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
+    faults.point("driver.begins")
     try:
         launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
         if job.spec.search is not None:
@@ -66,7 +67,9 @@ def run_job(
         files.append_log("driver", traceback.format_exc().splitlines())
         log.exception("attempt %d of %s failed", attempt, job_id)
         to, reason = JobState.FAILED, f"{type(error).__name__}: {error}. The log `driver.log` has the details."
+    faults.point("driver.ends")
     store.move(job_id, to, attempt=attempt, reason=reason)
+    faults.point("driver.ended")
     return store.get_job(job_id).state
 
 

@@ -42,7 +42,7 @@ class LeaseRows(Database):
 
     def _hold(self, name: str, holder: str, seconds: float, token: int | None) -> int | None:
         row_of = leases.c.name == name
-        with self.write() as connection:
+        with self.write("hold_lease") as connection:
             now = self.clock(connection)
             row = connection.execute(select(leases).where(row_of).with_for_update()).mappings().first()
             if row is None:

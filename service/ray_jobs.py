@@ -18,6 +18,7 @@ from ray.job_submission import JobSubmissionClient
 
 from service.errors import RayUnavailable
 from service.records import submission_id
+from workers.faults import Crash
 
 DRIVER = (sys.executable, "-m", "service.driver")
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -204,7 +205,7 @@ class FakeRayJobs:
         submission = submission_id(job_id, attempt)
         try:
             run(job_id, attempt)
-        except Exception as error:  # the border of the driver: whatever it raised is how it ended
+        except (Exception, Crash) as error:  # the border of the driver: whatever it raised is how it ended
             self.finish(submission, "FAILED", f"{type(error).__name__}: {error}")
         else:
             self.finish(submission, "SUCCEEDED")

@@ -68,7 +68,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
             raise CohortError(f"Idempotency-Key has {len(idempotency_key)} characters; expected 1 to 255. Send a UUID.")
         try:
-            with self.write() as connection:
+            with self.write("create_job") as connection:
                 earlier = self._earlier(connection, tenant, idempotency_key, body)
                 if earlier is not None:
                     return earlier, False
@@ -155,7 +155,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
 
     def set_desired(self, job_id: str, desired: Desired) -> Job:
         """Writes the user's wish; repeatable.  JobFinished once it is finished (but cancelling a cancelled job)."""
-        with self.write() as connection:
+        with self.write("set_desired") as connection:
             job = _locked(connection, job_id)
             if job.state == JobState.CANCELLED and desired == Desired.CANCEL:
                 return job
@@ -177,7 +177,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         The coordinator starts the next attempt of a job that waited for it.
         """
         plans = tables.plans
-        with self.write() as connection:
+        with self.write("approve_plan") as connection:
             job = _locked(connection, job_id)
             of_job = plans.c.job_id == job_id
             rows = {row["number"]: row for row in connection.execute(select(plans).where(of_job)).mappings()}
@@ -235,7 +235,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
 
         StaleLease, as for `move`.
         """
-        with self.write() as connection:
+        with self.write("start_attempt") as connection:
             self._check_fence(connection, fence)
             job = _locked(connection, job_id)
             if job.state not in WAITING or job.desired != Desired.RUN:
@@ -272,7 +272,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         Raises: IllegalMove where the table has no such move; moving to the present state is no move, and True.
             StaleLease if the lease has another token by now.
         """
-        with self.write() as connection:
+        with self.write("move") as connection:
             self._check_fence(connection, fence)
             job = _locked(connection, job_id)
             if attempt is not None and (job.attempt != attempt or not job.is_active):

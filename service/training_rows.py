@@ -50,7 +50,7 @@ class TrainingRows(Database):
         attempt: int | None = None,
     ) -> int | None:
         """Adds an event; its sequence number, or None if the attempt is stale.  `attempt=None`: the service speaks."""
-        with self.write() as connection:
+        with self.write("add_event") as connection:
             if attempt is not None and not self._owns(connection, job_id, attempt):
                 return None
             return self._say(connection, job_id, kind, message, level=level, data=data)
@@ -66,7 +66,7 @@ class TrainingRows(Database):
 
         A group that is there already (a resumed attempt) keeps every field that is not given.
         """
-        with self.write() as connection:
+        with self.write("put_groups") as connection:
             if not self._owns(connection, job_id, attempt):
                 return False
             table = tables.groups
@@ -86,7 +86,7 @@ class TrainingRows(Database):
     def update_group(self, job_id: str, group_id: str, *, attempt: int, **fields: Any) -> bool:
         """Sets fields of one group; False if the attempt is stale or there is no such group."""
         table = tables.groups
-        with self.write() as connection:
+        with self.write("update_group") as connection:
             if not self._owns(connection, job_id, attempt):
                 return False
             where = (table.c.job_id == job_id) & (table.c.id == group_id)
@@ -176,7 +176,7 @@ class TrainingRows(Database):
         Raises: Conflict where it has as many already.
         """
         table = tables.plans
-        with self.write() as connection:
+        with self.write("add_plan") as connection:
             if attempt is not None and not self._owns(connection, job_id, attempt):
                 return None
             self._lock_job(connection, job_id)
@@ -252,7 +252,7 @@ class TrainingRows(Database):
         statement = statement.on_conflict_do_update(
             index_elements=list(key), set_={name: statement.excluded[name] for name in changes}
         )
-        with self.write() as connection:
+        with self.write(f"put_{table.name}") as connection:
             if not self._owns(connection, job_id, attempt):
                 return False
             if rows:

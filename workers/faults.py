@@ -71,6 +71,12 @@ def point(name: str) -> None:
         _happen(fault)
 
 
+def passed() -> dict[str, int]:
+    """Point -> how often it was passed in this process since a plan was armed."""
+    with _lock:
+        return dict(_passed)
+
+
 def _fault(text: str) -> Fault:
     name, colon, rest = text.partition(":")
     action, _, count = rest.partition("@")

@@ -16,6 +16,7 @@ from service.stages.inherit import inherited_plan
 from service.stages.parent import parent_of
 from service.stages.run import Interrupted, JobRun
 from service.states import JobState
+from workers import faults
 
 
 def group(run: JobRun) -> None:
@@ -41,7 +42,9 @@ def review_plans(run: JobRun) -> None:
     for plan in run.store.plans(run.job):
         if (plan.attempt is not None or plan.approved) and not run.files.exists(review_path(plan.number)):
             found = aside(run, lambda number=plan.number: _review(run, number))
+            faults.point("driver.review.writes")
             run.files.write_text(review_path(plan.number), found.model_dump_json(indent=1))
+            faults.point("driver.review.written")
             if found.confidence is not None:
                 run.event(
                     "reviewed",

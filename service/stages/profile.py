@@ -9,6 +9,7 @@ from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.validate import fingerprints, profiled_method
 from service.states import JobState
+from workers import faults
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ProfileWork, Work
 
@@ -51,5 +52,6 @@ def _train_shared_prompt(run: JobRun) -> None:
         directory=run.files.path(ARTIFACT).parent,
     )
     supervise(run, [work], on_end)
+    faults.point("driver.signatures.written")
     run.update_group(unit.id, state="done")
     run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")

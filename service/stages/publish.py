@@ -24,6 +24,7 @@ from service.stages.train import Trained, result_rows
 from service.stages.validate import datasets
 from service.states import JobState
 from service.store import Metric
+from workers import faults
 from workers.bundle_files import MANIFEST, BundleGroup, BundleTask, write_bundle
 from workers.data.config import METRICS
 from workers.training.results import GroupResult, TaskResult
@@ -63,6 +64,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
     if run.spec.search is not None:
         documents["search.json"] = run.files.read_text(SEARCH)
     run.check()
+    faults.point("driver.bundle.writes")
     # of an attempt that died right after it: what is written now may differ, and until it is whole there is no bundle
     run.files.path(f"{FOLDER}/{MANIFEST}").unlink(missing_ok=True)
     write_bundle(
@@ -88,6 +90,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         documents=documents,
         versions=versions,
     )
+    faults.point("driver.bundle.written")
     run.check()
     return to, reason
 

@@ -21,6 +21,7 @@ from service.stages.search import tuned
 from service.stages.units import TrainUnits, can_share, train_units
 from service.stages.validate import class_lists, datasets, tell_left_out
 from service.states import JobState
+from workers import faults
 from workers.launching.work import GroupUnit
 from workers.training.results import RESULT, GroupResult
 
@@ -51,6 +52,7 @@ def train(run: JobRun) -> Trained:
         take_over(run, parent, trained.units, _units(parent.run))
     _land_finished(run, trained, trained.units.units)
     run_passes(run, trained.units.units, trained.units.trainings, _Results(run, trained))
+    faults.point("driver.results.landed")
     if not any(group in trained.results for group in trained.units.planned.values()):
         reasons = "; ".join(f"{group}: {reason}" for group, reason in trained.failures.items())
         raise StageFailed(f"No group could be trained. {reasons}")
@@ -105,6 +107,7 @@ def _land_finished(run: JobRun, trained: Trained, units: Sequence[GroupUnit]) ->
     told = {group.id for group in run.store.groups(run.job) if group.state == "done"} if new else set()
     for unit, result in new.items():
         trained.results[unit.id] = result
+        faults.point("driver.result.read")
         run.update_group(
             unit.id,
             state="done",

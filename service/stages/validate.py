@@ -11,6 +11,7 @@ from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
 from service.stages.units import can_share
 from service.states import JobState
+from workers import faults
 from workers.data.config import TaskConfig
 from workers.launching.board import Outcome
 from workers.launching.work import GroupUnit, ValidateWork, Work
@@ -33,7 +34,9 @@ def validate(run: JobRun) -> None:
         raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
     _check_costs(run.spec, found)
     run.check()
+    faults.point("driver.datasets.writes")
     run.files.write_json(ARTIFACT, {"tasks": [found[task.name] for task in run.spec.tasks]})
+    faults.point("driver.datasets.written")
     tell_goes_on(run)
     unreadable = sum(task["num_unreadable"] for task in fresh)
     images = sum(task["num_train"] + task["num_val"] + task["num_test"] for task in fresh)
