@@ -75,6 +75,8 @@ class Job:
     """When its driver last looked at its wish."""
     storage_bytes: int
     """What its files take, as last measured."""
+    deadline_at: datetime | None
+    """From then on it is given up; known once it has started."""
     archived_at: datetime | None
     deleted_at: datetime | None
     """When its user deleted it; its files and rows go some time after that."""
@@ -119,6 +121,7 @@ class Job:
             devices=row["devices"],
             seen_at=at_or_none(row["seen_at"]),
             storage_bytes=row["storage_bytes"],
+            deadline_at=at_or_none(row["deadline_at"]),
             archived_at=at_or_none(row["archived_at"]),
             deleted_at=at_or_none(row["deleted_at"]),
             stage_times=row["stage_times"],

@@ -59,6 +59,8 @@ jobs = Table(
     Column("devices", Integer),  # device workers that its attempt may hold
     Column("seen_at", Float),  # when its driver last looked at its wish
     Column("storage_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("measured_at", Float),  # when that was last found out
+    Column("deadline_at", Float),  # from then on it is given up; known once it has started
     Column("archived_at", Float),
     Column("deleted_at", Float),  # its files and rows go some time after that
     Column("stage_times", JSON, nullable=False),
@@ -195,6 +197,7 @@ quotas = Table(  # what a tenant may use at most; NULL: as much as there is
     Column("max_running_jobs", Integer),
     Column("max_devices", Integer),
     Column("max_storage_bytes", BigInteger),
+    Column("max_priority", Integer),
     Column("updated_at", Float, nullable=False),
 )
 

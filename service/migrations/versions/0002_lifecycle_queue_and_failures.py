@@ -14,6 +14,7 @@ def upgrade() -> None:
         sa.Column("max_running_jobs", sa.Integer(), nullable=True),
         sa.Column("max_devices", sa.Integer(), nullable=True),
         sa.Column("max_storage_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("max_priority", sa.Integer(), nullable=True),
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", name=op.f("quotas_key")),
     )
@@ -31,5 +32,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("devices", sa.Integer(), nullable=True))
         batch_op.add_column(sa.Column("seen_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("storage_bytes", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("measured_at", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("deadline_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("archived_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("deleted_at", sa.Float(), nullable=True))
