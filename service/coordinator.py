@@ -174,7 +174,7 @@ class Coordinator:
             reason = f"{why} That was the last of {self._settings.max_attempts} attempts."
             self._move(job, JobState.FAILED, failures=failures, reason=reason)
             return
-        wait = min(self._settings.retry_seconds * 2 ** (failures - 1), MAX_RETRY_SECONDS)
+        wait = min(self._settings.backoff_seconds * 2 ** (failures - 1), MAX_RETRY_SECONDS)
         reason = f"{why} Another one starts in {wait:g} s."
         self._move(job, JobState.QUEUED, failures=failures, not_before=self._clock() + wait, reason=reason)
 

@@ -53,10 +53,13 @@ class Settings(BaseSettings):
     """Requests that one key may send to one control plane within a minute; 0: as many as it likes."""
     max_running_jobs: int = Field(default=2, ge=1)
     """Jobs that hold a Ray Job at the same time; the others are queued."""
-    max_attempts: int = Field(default=3, ge=1)
-    """Attempts that may die before a job is given up."""
-    retry_seconds: float = Field(default=5.0, ge=0)
-    """Wait before the second attempt; doubled for every further one, at most six minutes."""
+    max_attempts: int = Field(default=6, ge=1)
+    """Attempts that may die before a job is given up; those that Ray's end took along do not count."""
+    backoff_seconds: float = Field(default=10.0, ge=0)
+    """The longest wait before a first retry; doubled for every further one, at most six minutes.  The wait itself is
+    drawn by chance, so that what broke together does not come back together."""
+    stall_seconds: float = Field(default=1800.0, gt=0)
+    """How long a driver, or a work on a device, may give no sign of life before it counts as hung and is ended."""
     cancel_grace_seconds: float = Field(default=20.0, ge=0)
     """Seconds a driver has to honour a cancel before its Ray Job is stopped."""
     drain_seconds: float = Field(default=8.0, ge=0)

@@ -53,6 +53,11 @@ class JobSpec(Spec):
     """Settings tried on validation images before the groups train with the best.  Left out: the job's own are taken."""
     resources: ResourcesConfig = ResourcesConfig()
     """Where groups train."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Jobs of a higher priority start first.  It can be changed later."""
+    deadline_hours: float | None = Field(default=None, gt=0, le=8760)
+    """Hours after its first start at which the job is given up, wherever it stands; what it has written stays.
+    Pauses do not stop this clock.  Left out: never."""
 
     @field_validator("method", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ class World:
     def __init__(self, tmp_path) -> None:
         self.time = 1_800_000_000.0
         self.settings = Settings(
-            home=tmp_path, max_running_jobs=2, max_attempts=3, retry_seconds=5.0, cancel_grace_seconds=20.0
+            home=tmp_path, max_running_jobs=2, max_attempts=3, backoff_seconds=5.0, cancel_grace_seconds=20.0
         )
         self.store = Store("sqlite://", now=lambda: self.time)
         self.ray = FakeRayJobs()

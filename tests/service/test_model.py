@@ -56,7 +56,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
             home=Path(self.home.name) / home,
             max_running_jobs=2,
             max_attempts=3,
-            retry_seconds=5.0,
+            backoff_seconds=5.0,
             cancel_grace_seconds=20.0,
             lease_seconds=30.0,
         )
