@@ -80,6 +80,8 @@ class Job:
     archived_at: datetime | None
     deleted_at: datetime | None
     """When its user deleted it; its files and rows go some time after that."""
+    retry_of: str | None
+    """The finished job whose files this one takes over: the same job, once more."""
     stage_times: dict[str, float]
     """Stage -> seconds spent on it so far, over all attempts; a stage that runs now counts when it ends."""
     progress: dict[str, Any]
@@ -124,6 +126,7 @@ class Job:
             deadline_at=at_or_none(row["deadline_at"]),
             archived_at=at_or_none(row["archived_at"]),
             deleted_at=at_or_none(row["deleted_at"]),
+            retry_of=row["retry_of"],
             stage_times=row["stage_times"],
             progress=row["progress"],
             created_at=at(row["created_at"]),

@@ -63,6 +63,8 @@ jobs = Table(
     Column("deadline_at", Float),  # from then on it is given up; known once it has started
     Column("archived_at", Float),
     Column("deleted_at", Float),  # its files and rows go some time after that
+    Column("purged_at", Float),  # from then on nobody sees it; its files go, then this row
+    Column("retry_of", String(32)),  # the finished job whose files this one takes over
     Column("stage_times", JSON, nullable=False),
     Column("progress", JSON, nullable=False),
     Column("last_event", Integer, nullable=False, default=0),

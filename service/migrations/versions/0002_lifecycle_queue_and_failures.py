@@ -36,3 +36,5 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("deadline_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("archived_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("deleted_at", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("purged_at", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("retry_of", sa.String(length=32), nullable=True))
