@@ -28,7 +28,7 @@ from service.keys import KeyRows
 from service.leases import LeaseRows
 from service.queue_rows import QueueRows
 from service.reading import quoted
-from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, ResultRow, Wish, submission_id
+from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, Purpose, ResultRow, Wish, submission_id
 from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
@@ -55,13 +55,19 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         body_sha256: str | None = None,
         parent: str | None = None,
         parent_plan: int | None = None,
+        retry_of: str | None = None,
+        purpose: Purpose = "train",
     ) -> tuple[Job, bool]:
         """Accepts a job: (job, True), or (the earlier job, False) if the same key brought the same body before.
 
         Args:
             body_sha256: hash of what the user sent; left out, of the job as it was understood.
             parent: the finished job that this one goes on from, with its plan of the number `parent_plan`.
-        Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent.
+            retry_of: the finished job whose files this one takes over.  While a retry of it is under way, the answer is
+                (that one, False).
+            purpose: `estimate` for a dry run.
+        Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent; Conflict for
+            a job that cannot be retried, and for one that is deleted.
         """
         text = spec.model_dump_json()
         body = body_sha256 or hashlib.sha256(text.encode()).hexdigest()
@@ -72,31 +78,16 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 earlier = self._earlier(connection, tenant, idempotency_key, body)
                 if earlier is not None:
                     return earlier, False
-                if parent is not None:
-                    _locked(connection, parent)
-                job_id, now = _new_id(), self.now()
-                values = {"id": job_id, "name": spec.name, "tenant": tenant, "spec": text}
-                values |= {"parent": parent, "parent_plan": parent_plan}
-                values |= {"state": JobState.QUEUED, "state_since": now, "desired": Desired.RUN, "desired_since": now}
-                values |= {"stage_times": {}, "progress": {}, "created_at": now, "updated_at": now}
-                connection.execute(insert(tables.jobs).values(values))
+                job = self._under_way(connection, parent, retry_of)
+                created = job is None
+                if job is None:
+                    values = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
+                    values |= {"parent": parent, "parent_plan": parent_plan, "retry_of": retry_of}
+                    job = self._insert_job(connection, values, f"Accepted with {len(spec.tasks)} task(s).")
                 if idempotency_key is not None:
-                    key = {
-                        "tenant": tenant,
-                        "key": idempotency_key,
-                        "body_sha256": body,
-                        "job_id": job_id,
-                        "created_at": now,
-                    }
-                    connection.execute(insert(tables.idempotency_keys).values(key))
-                self._say(
-                    connection,
-                    job_id,
-                    "state",
-                    f"Accepted with {len(spec.tasks)} task(s).",
-                    data={"to": JobState.QUEUED},
-                )
-                return _job(connection, job_id), True
+                    key = {"tenant": tenant, "key": idempotency_key, "body_sha256": body, "job_id": job.id}
+                    connection.execute(insert(tables.idempotency_keys).values(key | {"created_at": self.now()}))
+                return job, created
         except (
             IntegrityError
         ):  # another process took the key first; where writers queue up (SQLite) this does not happen
@@ -124,12 +115,13 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         *,
         tenant: str | None = None,
         state: JobState | str | None = None,
+        purpose: Purpose = "train",
         after: str | None = None,
         limit: int = 50,
     ) -> tuple[list[Job], str | None]:
         """Jobs, newest first, and the cursor of the next page (None: this was the last).  `tenant` None: of all."""
         jobs = tables.jobs
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit + 1)
+        query = select(jobs).where(jobs.c.purpose == purpose).order_by(jobs.c.id.desc()).limit(limit + 1)
         if after is not None:
             if not after.startswith("job-") or len(after) != 16 or not set(after[4:]) <= set(_ALPHABET):
                 raise BadCursor(
@@ -318,6 +310,28 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == job.id).values(values))
         level = "error" if to == JobState.FAILED else "info"
         self._say(connection, job.id, "state", message, level=level, data={"from": job.state, "to": to})
+
+    def _under_way(self, connection: Connection, parent: str | None, retry_of: str | None) -> Job | None:
+        """A retry that has not ended yet.  Conflict where no job can go on from the parent, or from what is retried."""
+        if parent is not None and (job := _locked(connection, parent)).deleted_at is not None:
+            raise Conflict(f"Job {job.id} is deleted; no job can go on from it. Restore it first.")
+        if retry_of is None:
+            return None
+        lifecycle.check(Verb.RETRY, _locked(connection, retry_of))
+        jobs = tables.jobs
+        query = select(jobs).where(jobs.c.retry_of == retry_of, jobs.c.state.not_in(TERMINAL))
+        row = connection.execute(query.order_by(jobs.c.id).limit(1)).mappings().first()
+        return None if row is None else Job.of(row)
+
+    def _insert_job(self, connection: Connection, values: dict[str, Any], message: str) -> Job:
+        """A new job that waits for its turn, and the first of its events."""
+        job_id, now = _new_id(), self.now()
+        values |= {"id": job_id, "state": JobState.QUEUED, "state_since": now}
+        values |= {"desired": Desired.RUN, "desired_since": now}
+        values |= {"stage_times": {}, "progress": {}, "created_at": now, "updated_at": now}
+        connection.execute(insert(tables.jobs).values(values))
+        self._say(connection, job_id, "state", message, data={"to": JobState.QUEUED})
+        return _job(connection, job_id)
 
     def _earlier(self, connection: Connection, tenant: str, key: str | None, body: str) -> Job | None:
         if key is None:
