@@ -23,7 +23,7 @@ from workers.data.listing import PARTS, Item, Listing
 from workers.data.resizing import Resize
 from workers.data.roots import DataRoots
 from workers.data.sources import list_task
-from workers.data.splits import Parts, split_items
+from workers.data.splits import Parts, sample_items, split_items
 
 NUM_NAMED = 20
 """Unreadable images that are named; the others are counted."""
@@ -66,15 +66,18 @@ class TaskData:
     kind: TaskKind = "classification"
 
 
-def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path) -> TaskData:
+def load_task(
+    task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path, sample: Mapping[str, int] | None = None
+) -> TaskData:
     """Lists, splits and decodes a task; from the cache where that has been done before.
 
-    ValueError for whatever the user can mend: see `list_task` and `split_items`, and more unreadable images than the
+    `sample` (part -> images) takes no more than so many readable images of every part, of as many classes as it can,
+    and then the task's budget of unreadable images is left to the caller.  ValueError for whatever the user can mend: see `list_task` and `split_items`, and more unreadable images than the
     task's budget allows.
     """
     listing = list_task(task, roots)
     with ImageCache(cache_dir, resize, turn=task.model_dump_json()) as cache:
-        parts, contents, reasons = _select(task, listing, cache)
+        parts, contents, reasons = _select(task, listing, cache, sample)
         ordered = [item for part in PARTS for item in parts[part]]
         images = cache.pack([contents[item.key] for item in ordered], lambda index: ordered[index].read())
     sets, start = {}, 0
@@ -99,13 +102,17 @@ def load_task(task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: 
     )
 
 
-def _select(task: TaskConfig, listing: Listing, cache: ImageCache) -> tuple[Parts, dict[str, bytes], dict[str, str]]:
+def _select(
+    task: TaskConfig, listing: Listing, cache: ImageCache, sample: Mapping[str, int] | None
+) -> tuple[Parts, dict[str, bytes], dict[str, str]]:
     """The split over readable images, the content hash of each by key, and why the others could not be read."""
     contents: dict[str, bytes] = {}
     reasons: dict[str, str] = {}
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         while True:
             parts = split_items(task, listing, unreadable=reasons)
+            if sample is not None:
+                parts = {part: sample_items(parts[part], sample[part]) for part in PARTS}
             fresh = [item for part in PARTS for item in parts[part] if item.key not in contents]
             if not fresh:
                 return parts, contents, reasons
@@ -114,7 +121,8 @@ def _select(task: TaskConfig, listing: Listing, cache: ImageCache) -> tuple[Part
                     contents[item.key] = outcome
                 else:
                     reasons[item.key] = outcome
-            _check_budget(task, len(contents) + len(reasons), reasons)
+            if sample is None:
+                _check_budget(task, len(contents) + len(reasons), reasons)
 
 
 def _read(cache: ImageCache, item: Item) -> bytes | str:

@@ -6,6 +6,7 @@ that an image is in alone; their images are ordered and divided as a whole.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from workers.data.config import ExplicitSplit, FractionSplit, ShotsSplit, TaskConfig
@@ -52,6 +53,16 @@ def split_items(task: TaskConfig, listing: Listing, *, unreadable: Collection[st
 def order_by_hash(items: Sequence[Item], seed: int) -> list[Item]:
     """The items in the seed's order."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}\0{item.key}".encode()).digest())
+
+
+def sample_items(items: Sequence[Item], num: int) -> list[Item]:
+    """`num` of the items, or all if there are fewer, sorted by key: one of every label before a second of any."""
+    seen: Counter[int] = Counter()
+    ranked = []
+    for place, item in enumerate(order_by_hash(items, 0)):
+        ranked.append((seen[item.label], place, item))
+        seen[item.label] += 1
+    return sorted((item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])[:num]), key=lambda item: item.key)
 
 
 def _check_classes(task: TaskConfig, listing: Listing, items: Sequence[Item]) -> None:
