@@ -149,6 +149,8 @@ class Wish:
     """The attempt that owns the job; another number than one's own: exit without a write."""
     active: bool = True
     """False: the job was taken away from its driver (stopped, cancelled); exit without a write."""
+    overdue: bool = False
+    """Its deadline is over."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ class Group:
     """The class of what ended it last."""
     failures: int
     """Times that it failed, over all attempts of its job."""
+    tries: tuple[tuple[FailureClass, str], ...]
+    """Class and newest checkpoint of every time that it failed by itself, not in the company of others."""
     microbatches: int
     """Parts that its batches are taken in; more than 1 after it ran out of memory."""
     updated_at: datetime
@@ -204,6 +208,7 @@ class Group:
             **{name: row[name] for name in same},
             tasks=tuple(row["tasks"]),
             failure=_failure(row["failure"]),
+            tries=tuple((FailureClass(failure), checkpoint) for failure, checkpoint in row["tries"]),
             updated_at=at(row["updated_at"]),
         )
 

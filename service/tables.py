@@ -119,6 +119,7 @@ groups = Table(
     Column("texts_per_step", Integer, nullable=False),
     Column("failure", String(24)),  # the class of what ended it last
     Column("failures", Integer, nullable=False, server_default="0"),  # times that it failed, over all attempts
+    Column("tries", JSON, nullable=False, server_default="[]"),  # [class, newest checkpoint] of those it failed alone
     Column("microbatches", Integer, nullable=False, server_default="1"),  # parts that its batches are taken in
     Column("updated_at", Float, nullable=False),
 )

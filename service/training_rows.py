@@ -18,7 +18,7 @@ from service.records import Event, Group, Job, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
 _GROUP_FIELDS = ("kind", "tasks", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
-_GROUP_FIELDS += ("images_per_step", "texts_per_step", "failure", "failures", "microbatches")
+_GROUP_FIELDS += ("images_per_step", "texts_per_step", "failure", "failures", "tries", "microbatches")
 _NEW_GROUP: dict[str, Any] = {
     "state": "waiting",
     "step": 0,
@@ -32,6 +32,7 @@ _NEW_GROUP: dict[str, Any] = {
     "texts_per_step": 0,
     "failure": None,
     "failures": 0,
+    "tries": [],
     "microbatches": 1,
 }
 

@@ -21,6 +21,7 @@ def upgrade() -> None:
     with op.batch_alter_table("groups", schema=None) as batch_op:
         batch_op.add_column(sa.Column("failure", sa.String(length=24), nullable=True))
         batch_op.add_column(sa.Column("failures", sa.Integer(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("tries", sa.JSON(), server_default="[]", nullable=False))
         batch_op.add_column(sa.Column("microbatches", sa.Integer(), server_default="1", nullable=False))
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
