@@ -72,8 +72,8 @@ def load_task(
     """Lists, splits and decodes a task; from the cache where that has been done before.
 
     `sample` (part -> images) takes no more than so many readable images of every part, of as many classes as it can,
-    and then the task's budget of unreadable images is left to the caller.  ValueError for whatever the user can mend: see `list_task` and `split_items`, and more unreadable images than the
-    task's budget allows.
+    and then the task's budget of unreadable images is left to the caller.  ValueError for whatever the user can mend:
+    see `list_task` and `split_items`, and more unreadable images than the task's budget allows.
     """
     listing = list_task(task, roots)
     with ImageCache(cache_dir, resize, turn=task.model_dump_json()) as cache:

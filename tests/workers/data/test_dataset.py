@@ -35,9 +35,9 @@ def task_of(folder, **settings):
     return TaskConfig.model_validate(given | settings)
 
 
-def load(folder, *, resize=RESIZE, **settings):
-    root = folder.parent
-    return load_task(task_of(folder, **settings), resize, roots=DataRoots((str(root),)), cache_dir=root / "cache")
+def load(folder, *, resize=RESIZE, sample=None, **settings):
+    root, task = folder.parent, task_of(folder, **settings)
+    return load_task(task, resize, roots=DataRoots((str(root),)), cache_dir=root / "cache", sample=sample)
 
 
 def packs(folder):
@@ -281,3 +281,14 @@ def test_a_demo_task_loads(tmp_path):
     )
     data = load_task(task, Resize(16), roots=DataRoots(()), cache_dir=tmp_path)
     assert len(data.train.labels) == 2 * len(data.class_names) and len(data.test.labels) == len(data.class_names)
+
+
+def test_a_sample_holds_every_class_and_readable_images_alone(pets):
+    whole = load(pets)
+    data = load(pets, sample={"train": 2, "val": 1, "test": 100})
+    assert [len(part.labels) for part in (data.train, data.val, data.test)] == [2, 1, len(whole.test.labels)]
+    assert sorted(data.train.labels.tolist()) == [0, 1]
+    assert set(data.train.keys) <= set(whole.train.keys)
+    break_images(pets)
+    few = load(pets, split={"shots": 8, "val_shots": 0}, sample={"train": 14, "val": 0, "test": 0})
+    assert len(few.train.labels) == 14 and 0 < few.num_unreadable <= 6
