@@ -53,6 +53,29 @@ class Desired(StrEnum):
     CANCEL = "cancel"
 
 
+class Verb(StrEnum):
+    """What a user may ask of a job; each is the last part of a route, but `delete`, which is a method."""
+
+    CANCEL = "cancel"
+    """Stop for good; checkpoints are kept."""
+    PAUSE = "pause"
+    """Write checkpoints and give the devices back."""
+    RESUME = "resume"
+    """Go on after a pause."""
+    RETRY = "retry"
+    """Once more, as a job of its own that trains only what is missing."""
+    CLONE = "clone"
+    """The same with other settings, as a job of its own that begins anew."""
+    ARCHIVE = "archive"
+    """Out of the listing, and kept however old it gets."""
+    UNARCHIVE = "unarchive"
+    """Back into the listing."""
+    DELETE = "delete"
+    """Gone after the retention; until then it can be restored."""
+    RESTORE = "restore"
+    """Not deleted after all."""
+
+
 _S = JobState
 
 TERMINAL: frozenset[JobState] = frozenset({_S.SUCCEEDED, _S.PARTIALLY_SUCCEEDED, _S.FAILED, _S.CANCELLED})
