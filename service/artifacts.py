@@ -6,6 +6,7 @@ under `<storage>/jobs/<job>/`.  What the files mean is known to the stages that 
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -107,6 +108,11 @@ class JobFiles:
                 modified = datetime.fromtimestamp(status.st_mtime, UTC)
                 found.append(ArtifactInfo(path.relative_to(self.root).as_posix(), status.st_size, modified))
         return sorted(found, key=lambda info: info.path)
+
+    def remove(self) -> None:
+        """Removes every file of the job; repeatable.  OSError where one cannot be removed."""
+        if self.root.exists():
+            shutil.rmtree(self.root)
 
     def size(self, relative: str) -> int:
         """Bytes of a file; ArtifactNotFound if there is none."""
