@@ -52,12 +52,12 @@ def submit(
 
 
 @router.post("/validate", openapi_extra=_BODY, summary="Check a job without submitting it")
-def validate(body: JobTextOf, control_plane: ControlPlaneOf) -> wire.Validation:
+def validate(body: JobTextOf, principal: PrincipalOf, control_plane: ControlPlaneOf) -> wire.Validation:
     """Names every fault of the description, and what a quick look at each task's source finds.
 
     The status is 200 either way; `valid` says which.
     """
-    return submission.validate(control_plane.settings, body.text, json_only=body.json_only)
+    return submission.validate(control_plane.settings, body.text, tenant=principal.tenant, json_only=body.json_only)
 
 
 @router.get("", summary="List jobs")

@@ -5,7 +5,7 @@ import hashlib
 from pydantic import Field
 
 from service.artifacts import JobFiles, plan_path
-from service.errors import Conflict, SpecError
+from service.errors import Conflict, JobNotFound, SpecError
 from service.measurements import DATASETS, SIGNATURES
 from service.reading import quoted, read_spec
 from service.records import Job, PlanRow
@@ -44,7 +44,7 @@ def add_tasks(
     plan = _plan_to_join(job, store, JobFiles(settings.storage, job_id))
     spec = _with_tasks(job, plan, asked)
     try:
-        check_roots(spec.model_copy(update={"tasks": asked.tasks}), settings.roots)
+        check_roots(spec.model_copy(update={"tasks": asked.tasks}), settings.roots_of(job.tenant))
     except ValueError as error:
         raise SpecError(str(error)) from error
     return store.create_job(
@@ -54,6 +54,34 @@ def add_tasks(
         body_sha256=hashlib.sha256(f"tasks for {job_id}\n".encode() + text).hexdigest(),
         parent=job_id,
         parent_plan=plan.number,
+    )
+
+
+def retry(store: Store, job_id: str, *, idempotency_key: str | None) -> tuple[Job, bool]:
+    """Accepts a job that is this finished one once more and takes over what it has left: (job, True), or (an earlier
+    retry, False) where the same key brought it before, or one is under way.
+
+    Conflict for a job of which nothing is missing, or that has not ended; and where the job that it goes on from is
+    gone.
+    """
+    job = store.get_job(job_id)
+    if job.parent is not None:
+        try:
+            store.tenant_of(job.parent)
+        except JobNotFound:
+            raise Conflict(
+                f"Job {job_id} goes on from {job.parent}, which is gone, so it cannot be retried. Clone it instead."
+            ) from None
+    return store.create_job(
+        job.spec,
+        tenant=job.tenant,
+        idempotency_key=idempotency_key,
+        body_sha256=hashlib.sha256(f"retry of {job_id}".encode()).hexdigest(),
+        parent=job.parent,
+        parent_plan=job.parent_plan,
+        retry_of=job_id,
+        origin=f"; it retries {job_id}",
+        purpose=job.purpose,
     )
 
 

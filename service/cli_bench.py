@@ -28,6 +28,7 @@ from service.benchmark_table import (
     to_json,
     to_markdown,
 )
+from service.roles import DEFAULT_TENANT
 from service.scores import by_metric, in_words
 from service.settings import Settings
 from workers.training.results import write_atomically
@@ -52,7 +53,7 @@ def bench(
     part: Part = "validation" if validation else "test"
     folder = (out or settings.home / "bench" / spec.name).resolve()
     machine = Machine(
-        roots=settings.roots,
+        roots=settings.roots_of(DEFAULT_TENANT),
         cache=settings.home / "cache",
         device=device,
         workers=workers,

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from service.connection import Connection
+from service.roles import DEFAULT_TENANT
 from service.settings import Settings
 
 _FREE_GB = 5.0
@@ -100,7 +101,7 @@ def _home_folder(home: Path) -> Iterator[Finding]:
         yield Finding("home", "ok", f"{home}{'' if home.exists() else ' (not made yet)'}")
     else:
         yield Finding("home", "wrong", f"{place} cannot be written", "Set COHORT_HOME to a folder of yours.")
-    roots = Settings.load(home=home).data_roots
+    roots = Settings.load(home=home).roots_of(DEFAULT_TENANT).file_roots
     missing = [root for root in roots if not Path(root).is_dir()]
     if missing:
         fix = "Make the folder, or name others with --data-root or COHORT_DATA_ROOTS; the demo needs none."

@@ -7,6 +7,7 @@ holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
+
+_PATH_SEPARATOR = re.compile(f"{re.escape(os.pathsep)}(?!//)")  # the colon of `s3://` separates nothing
 
 
 class Settings(BaseSettings):
@@ -32,7 +35,11 @@ class Settings(BaseSettings):
     storage: str = ""
     """The folder artifacts go to (a path or file:// URI, NFS included).  Empty: `home/storage`."""
     data_roots: Annotated[list[str], NoDecode] = ["data"]
-    """Folders that jobs may read data and backbones from.  In the environment: separated as in PATH."""
+    """Folders, and URIs such as `s3://bucket/team`, that jobs may read data and backbones from.  Without any URI, all
+    that `data_schemes` allow.  In the environment: separated as in PATH."""
+    tenant_roots: dict[str, list[str]] = {}
+    """Tenant -> folders and URIs that its jobs may read from, and nothing else; other tenants read `data_roots`.  In
+    the environment: a JSON object."""
     data_schemes: Annotated[list[str], NoDecode] = ["file"]
     """Kinds of places that data may come from: file, s3, gs, abfs, hf.  In the environment: separated by commas."""
     ray_address: str | None = None
@@ -64,6 +71,10 @@ class Settings(BaseSettings):
     """Seconds a driver has to honour a cancel before its Ray Job is stopped."""
     drain_seconds: float = Field(default=8.0, ge=0)
     """Seconds running drivers have to write checkpoints when the service shuts down."""
+    retention_days: float = Field(default=7.0, ge=0)
+    """Days for which a deleted job can be restored; then its files and all that is known of it go."""
+    finished_retention_days: float | None = Field(default=None, gt=0)
+    """Days after which a finished job that is not archived is deleted by itself.  Left out: never."""
     max_device_workers: int = Field(default=2, ge=1)
     """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
@@ -88,12 +99,17 @@ class Settings(BaseSettings):
     @field_validator("data_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
-        return [root for root in value.split(os.pathsep) if root] if isinstance(value, str) else value
+        return [root for root in _PATH_SEPARATOR.split(value) if root] if isinstance(value, str) else value
 
     @field_validator("data_roots")
     @classmethod
     def _absolute_roots(cls, value: list[str]) -> list[str]:
-        return [str(Path(root.removeprefix("file://")).expanduser().resolve()) for root in value]
+        return [_absolute(root) for root in value]
+
+    @field_validator("tenant_roots")
+    @classmethod
+    def _absolute_tenant_roots(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {tenant: [_absolute(root) for root in roots] for tenant, roots in value.items()}
 
     @field_validator("data_schemes", mode="before")
     @classmethod
@@ -162,10 +178,24 @@ class Settings(BaseSettings):
         """Where faults that happened are noted, so that each happens once."""
         return self.home / "faults"
 
-    @property
-    def roots(self) -> DataRoots:
-        """What jobs may read."""
-        return DataRoots(file_roots=tuple(self.data_roots), schemes=tuple(self.data_schemes))
+    def roots_of(self, tenant: str) -> DataRoots:
+        """What a tenant's jobs may read."""
+        own = self.tenant_roots.get(tenant)
+        roots = self.data_roots if own is None else own
+        remote = tuple(root for root in roots if "://" in root)
+        return DataRoots(
+            file_roots=tuple(root for root in roots if "://" not in root),
+            schemes=tuple(self.data_schemes),
+            remote_roots=None if own is None and not remote else remote,
+        )
+
+
+def _absolute(root: str) -> str:
+    """A root as it is compared: a folder with every link resolved, or a URI of a known kind."""
+    scheme, separator, rest = root.removeprefix("file://").partition("://")
+    if not separator:
+        return str(Path(scheme).expanduser().resolve())
+    return DataRoots(file_roots=(), schemes=(scheme.lower(),)).check(f"{scheme}://{rest}")
 
 
 def child_environment() -> dict[str, str]:

@@ -237,10 +237,8 @@ def _defined_baselines(method: MethodConfig) -> tuple[Baseline, ...]:
 
 
 def check_roots(spec: JobSpec, roots: DataRoots) -> None:
-    """Refuses (ValueError) a job that names a path outside the roots: a backbone folder, a task's source or split."""
-    kind, _, path = spec.backbone.model.partition(":")
-    if kind == "local-dir":
-        roots.check(path)
+    """Refuses (ValueError) a job that names a place outside the roots: a backbone's, a task's source or split."""
+    spec.backbone.check(roots)
     for task in spec.tasks:
         if isinstance(task.source, FolderSource | ManifestSource):
             roots.check(task.source.uri)

@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+from typing import Any
 
-from service import wire
+from pydantic import Field
+
+from service import lifecycle, wire
 from service.errors import SpecError
+from service.reading import read_spec as read_model
 from service.records import Job
 from service.settings import Settings
 from service.spec import JobSpec, check_roots, parse_spec
+from service.states import Verb
 from service.store import Store
 from workers.data.config import TaskConfig
 from workers.data.roots import DataRoots
 from workers.data.sources import list_task
+from workers.spec import Spec
 
 _SHOWN_CLASSES = 20
 
@@ -25,14 +31,55 @@ def submit(
     """
     spec = read_spec(text, json_only=json_only)
     try:
-        check_roots(spec, settings.roots)
+        check_roots(spec, settings.roots_of(tenant))
     except ValueError as error:
         raise SpecError(str(error)) from error
     body = hashlib.sha256(text).hexdigest()
     return store.create_job(spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body)
 
 
-def validate(settings: Settings, text: bytes, *, json_only: bool) -> wire.Validation:
+class Clone(Spec):
+    """A job like another one."""
+
+    name: str | None = None
+    """What the new job is called.  Left out: as the other one."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """What is different, as a JSON merge patch (RFC 7396) of the job description: objects are merged, lists replaced,
+    null takes a setting back to its default.  An object of another `kind` replaces the one there is."""
+
+
+def clone(
+    store: Store, settings: Settings, job_id: str, text: bytes, *, json_only: bool, idempotency_key: str | None
+) -> tuple[Job, bool]:
+    """Accepts a job like this one, with what a `Clone` in YAML or JSON changes: (job, True), or (the earlier job,
+    False) where the same key brought the same body before.  SpecError names what does not fit; Conflict."""
+    if json_only:
+        check_json(text)
+    asked = read_model(Clone, text)
+    job = store.get_job(job_id)
+    lifecycle.check(Verb.CLONE, job)
+    changes = asked.overrides | ({} if asked.name is None else {"name": asked.name})
+    spec = parse_spec(merged(job.spec.model_dump(mode="json"), changes))
+    try:
+        check_roots(spec, settings.roots_of(job.tenant))
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    body = hashlib.sha256(f"clone of {job_id}\n".encode() + text).hexdigest()
+    origin = f"; it is a clone of {job_id}"
+    return store.create_job(spec, tenant=job.tenant, idempotency_key=idempotency_key, body_sha256=body, origin=origin)
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """The target with a JSON merge patch applied, and objects of another `kind` replaced."""
+    if not isinstance(patch, dict):
+        return patch
+    if not isinstance(target, dict) or patch.get("kind", target.get("kind")) != target.get("kind"):
+        target = {}
+    given = {key: merged(target.get(key), value) for key, value in patch.items() if value is not None}
+    return {key: value for key, value in target.items() if key not in patch} | given
+
+
+def validate(settings: Settings, text: bytes, *, tenant: str, json_only: bool) -> wire.Validation:
     """What would be wrong with the job, and what a quick look at its sources finds.  No image is opened."""
     try:
         spec = read_spec(text, json_only=json_only)
@@ -41,8 +88,9 @@ def validate(settings: Settings, text: bytes, *, json_only: bool) -> wire.Valida
         return wire.Validation(
             valid=False, faults=[wire.Fault(path=path, problem=problem) for path, problem in faults], tasks=[]
         )
-    faults = _root_faults(spec, settings.roots)
-    tasks = [_look(task, settings.roots) for task in spec.tasks]
+    roots = settings.roots_of(tenant)
+    faults = _root_faults(spec, roots)
+    tasks = [_look(task, roots) for task in spec.tasks]
     valid = not faults and all(task.problem is None for task in tasks)
     return wire.Validation(valid=valid, faults=faults, tasks=tasks)
 

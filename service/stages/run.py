@@ -127,7 +127,7 @@ class JobRun:
             "attempt": self.attempt,
             "backbone": self.spec.backbone,
             "tasks": tuple(self.spec.tasks),
-            "roots": self.settings.roots,
+            "roots": self.settings.roots_of(self.store.tenant_of(self.job)),
             "cache_dir": self.settings.home / "cache",
             "num_threads": self.launcher.num_threads,
             "faults": self.settings.faults,

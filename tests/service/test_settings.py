@@ -74,11 +74,11 @@ def test_jobs_read_files_alone_until_the_operator_switches_a_scheme_on(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="this service reads file"):
-        Settings.load().roots.check("s3://bucket/images")
+        Settings.load().roots_of("anybody").check("s3://bucket/images")
     monkeypatch.setenv("COHORT_DATA_SCHEMES", "file, s3")
     settings = Settings.load()
     assert settings.data_schemes == ["file", "s3"]
-    assert settings.roots.check("s3://bucket/images") == "s3://bucket/images"
+    assert settings.roots_of("anybody").check("s3://bucket/images") == "s3://bucket/images"
     monkeypatch.setenv("COHORT_DATA_SCHEMES", "ftp")
     with pytest.raises(ValueError, match=r"data_schemes: .*'ftp'.* unknown"):
         Settings.load()
@@ -88,4 +88,20 @@ def test_jobs_read_files_alone_until_the_operator_switches_a_scheme_on(
 def test_a_device_worker_takes_a_share_of_one_gpu(home: Path, monkeypatch: pytest.MonkeyPatch, share: str) -> None:
     monkeypatch.setenv("COHORT_GPUS_PER_WORKER", share)
     with pytest.raises(ValueError, match="gpus_per_worker: "):
+        Settings.load()
+
+
+def test_roots_may_be_uris_and_a_tenants_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COHORT_DATA_ROOTS", f"{home}:s3://bucket/all:file:///tmp")
+    monkeypatch.setenv("COHORT_DATA_SCHEMES", "file,s3")
+    monkeypatch.setenv("COHORT_TENANT_ROOTS", json.dumps({"red": ["s3://bucket/red", "red"]}))
+    settings = Settings.load()
+    assert settings.data_roots == [str(home), "s3://bucket/all", "/tmp"]
+    assert settings.roots_of("blue").check("s3://bucket/all/x") == "s3://bucket/all/x"
+    with pytest.raises(ValueError, match="outside the data roots"):
+        settings.roots_of("blue").check("s3://bucket/red/x")
+    assert settings.roots_of("red").check("s3://bucket/red/x") == "s3://bucket/red/x"
+    assert settings.roots_of("red").file_roots == (str(Path("red").resolve()),)
+    monkeypatch.setenv("COHORT_TENANT_ROOTS", json.dumps({"red": ["ftp://x"]}))
+    with pytest.raises(ValueError, match=r"tenant_roots: .*'ftp'.* unknown"):
         Settings.load()

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from workers.data.roots import DataRoots
 from workers.spec import Spec
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -21,6 +22,14 @@ class BackboneConfig(Spec):
     precision: Precision = "fp32"
     """The dtype in which the frozen weights are stored and the towers compute.  Trainables, logits and losses are
     fp32 always."""
+
+    def check(self, roots: DataRoots) -> None:
+        """Refuses (ValueError) a folder or a repository of weights that lies outside the roots."""
+        kind, _, place = self.model.partition(":")
+        if kind == "local-dir":
+            roots.check(place)
+        elif kind == "hf-hub":
+            roots.check(f"hf://{place}")
 
 
 @dataclass(frozen=True)

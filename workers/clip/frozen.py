@@ -12,6 +12,7 @@ from workers.clip.image_tower import ImageTower
 from workers.clip.text_tower import TextTower
 from workers.clip.tokens import ClassList, class_sentences, make_caption_list, make_class_list
 from workers.clip.torchvision_ops import ensure_torchvision_ops
+from workers.clip.trust import refuse_foreign_parts, refuse_pickle
 from workers.data.dataset import Resize
 from workers.data.roots import DataRoots
 
@@ -83,16 +84,23 @@ def load_clip(
 ) -> FrozenCLIP:
     """Loads, checks, freezes and casts a backbone.
 
-    A `local-dir:` path is held to `roots` if they are given.  Raises ValueError for a model that is unknown, has no
-    weights, does not fit (its image tower is no open_clip ViT, or its text tower no open_clip transformer), or whose
-    activation is not the one its weights were trained with.
+    A folder, each file in it, and a repository are held to `roots` if they are given.  Raises ValueError for a model
+    that is unknown, has no weights or pickled ones, brings parts from elsewhere, does not fit (its image tower is no
+    open_clip ViT, or its text tower no open_clip transformer), or whose activation is not the one its weights were
+    trained with.
     """
     name, folder = _resolve(config, roots)
     _refuse_wrong_activation(config)
     try:
+        if name.startswith(("local-dir:", "hf-hub:")):
+            refuse_foreign_parts(config.model, _description(name))
+        if name.startswith("hf-hub:"):
+            refuse_pickle(
+                config.model, [open_clip_pretrained.download_pretrained_from_hf(name.removeprefix("hf-hub:"))]
+            )
         model = open_clip.create_model(name, pretrained=config.pretrained, require_pretrained=True)
         tokenize = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ImportError, KeyError) as error:
+    except (RuntimeError, OSError, ImportError, KeyError, TypeError) as error:
         raise ValueError(
             f"backbone {config.model!r} ({config.pretrained or folder or 'hub'}) could not be loaded: {error}"
         ) from error
@@ -221,8 +229,15 @@ def _resolve(config: BackboneConfig, roots: DataRoots | None) -> tuple[str, str 
                 f"backbone folder {folder!r} has no open_clip_config.json. Give a folder as open_clip's "
                 "`push_to_hf_hub.save_for_hf` writes it: open_clip_config.json and open_clip_model.safetensors."
             )
+        files = [str(path) for path in Path(folder).iterdir()]
+        refuse_pickle(config.model, files)
+        if roots is not None:
+            for path in files:
+                roots.check_path(path)
         return f"local-dir:{folder}", folder
     if config.model.startswith("hf-hub:"):
+        if roots is not None:
+            config.check(roots)
         return config.model, None
     _refuse_unknown(config.model)
     if config.pretrained is None:
@@ -233,6 +248,15 @@ def _resolve(config: BackboneConfig, roots: DataRoots | None) -> tuple[str, str 
             f"backbone {config.model!r} has no weights {config.pretrained!r}. It has: {', '.join(tags) or 'none'}."
         )
     return config.model, None
+
+
+def _description(name: str) -> dict[str, Any] | None:
+    try:
+        return open_clip.get_model_config(name)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"backbone {name!r}: its open_clip_config.json is no description of a model: {error}. Save it anew."
+        ) from error
 
 
 def _refuse_unknown(name: str) -> None:

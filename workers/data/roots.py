@@ -1,6 +1,7 @@
 """Where data may come from: the one rule for sources, manifest rows, backbones and checkpoints.
 
-Local paths must lie under a configured root after every symbolic link is resolved; remote schemes must be switched on.
+Local paths must lie under a configured root after every symbolic link is resolved; remote schemes must be switched on,
+and remote locations must lie under a remote root where there are any.
 Chained `::` URIs are refused because fsspec would let one of them (`simplecache::file:///etc/...`) step round the rule.
 """
 
@@ -19,6 +20,8 @@ class DataRoots:
     """Absolute folders; a relative path in a job is taken from the first of them in which it exists."""
     schemes: tuple[str, ...] = ("file",)
     """Schemes switched on, out of file, s3, gs, abfs, hf."""
+    remote_roots: tuple[str, ...] | None = None
+    """URIs such as `s3://bucket/team` under which remote locations must lie.  None: anywhere in a scheme that is on."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.schemes) - set(KNOWN_SCHEMES)):
@@ -43,7 +46,13 @@ class DataRoots:
         if scheme != "file":
             if ".." in rest.split("/") or not rest.strip("/"):
                 raise ValueError(f"Location {uri!r} must name a bucket or repository and a path without `..`.")
-            return f"{scheme}://{rest}"
+            location = f"{scheme}://{rest}"
+            if self.remote_roots is not None and not any(_lies_under(location, root) for root in self.remote_roots):
+                raise ValueError(
+                    f"Location {uri!r} is outside the data roots {list(self.remote_roots) or 'of folders alone'}. Copy "
+                    "the data under a root, or have the operator add one."
+                )
+            return location
         if not separator:
             return self.check_path(uri)
         parts = urlsplit(uri)
@@ -58,17 +67,18 @@ class DataRoots:
         roots = [os.path.realpath(root) for root in self.file_roots] if "file" in self.schemes else []
         # realpath, not Path.resolve: a loop of links must come back as a path (it counts as an unreadable image later).
         candidates = [path] if os.path.isabs(path) else [os.path.join(root, path) for root in roots]
-        inside = [
-            real
-            for real in map(os.path.realpath, candidates)
-            if any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
-        ]
+        inside = [real for real in map(os.path.realpath, candidates) if any(_lies_under(real, root) for root in roots)]
         if not inside:
             raise ValueError(
                 f"Location {printable(path)!r} is outside the data roots {list(self.file_roots)} once links are "
                 "resolved. Move the data under a root, or have the operator add one."
             )
         return next((real for real in inside if os.path.lexists(real)), inside[0])
+
+
+def _lies_under(place: str, root: str) -> bool:
+    root = root.rstrip("/")
+    return place == root or place.startswith(f"{root}/")
 
 
 def printable(path: str) -> str:
