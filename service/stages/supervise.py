@@ -18,7 +18,7 @@ from workers.training.results import Progress
 
 log = logging.getLogger(__name__)
 
-WITHOUT_ROW = ("validate", "measure", "search")
+WITHOUT_ROW = ("validate", "measure", "search", "estimate")
 """Kinds of units that train no group of the job: what they do is told by events and artifacts."""
 MAX_POLL_SECONDS = 1.0
 PAUSE_GRACE_SECONDS = 60.0

@@ -17,8 +17,9 @@ from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
 
-Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial"]
-"""What a group is for: stages of one unit each, the plan's groups, the three baselines, and short trials of groups."""
+Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial", "estimate"]
+"""What a group is for: stages of one unit each, the plan's groups, the three baselines, short trials of groups, and works
+in small that only tell what they took."""
 
 
 @dataclass(frozen=True)
