@@ -18,8 +18,8 @@ from workers.methods.config import MethodConfig, MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
 
 Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial", "estimate"]
-"""What a group is for: stages of one unit each, the plan's groups, the three baselines, short trials of groups, and works
-in small that only tell what they took."""
+"""What a group is for: stages of one unit each, the plan's groups, the three baselines, short trials of groups, and
+works in small that only tell what they took."""
 
 
 @dataclass(frozen=True)
