@@ -29,10 +29,7 @@ def validate(run: JobRun) -> None:
     new = tuple(task for task in run.spec.tasks if task.name not in known)
     fresh = _look(run, new) if new else []
     found = known | {task["name"]: task for task in fresh}
-    blind = [task.name for task in run.spec.tasks if not found[task.name]["num_val"]]
-    for compared in run.spec.compared_on_validation if blind else ():
-        raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
-    _check_costs(run.spec, found)
+    check_found(run.spec, found)
     run.check()
     faults.point("driver.datasets.writes")
     run.files.write_json(ARTIFACT, {"tasks": [found[task.name] for task in run.spec.tasks]})
@@ -49,8 +46,12 @@ def validate(run: JobRun) -> None:
     tell_left_out(run, run.spec.method)
 
 
-def _check_costs(spec: JobSpec, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """StageFailed where a task alone costs more than a group may."""
+def check_found(spec: JobSpec, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """StageFailed where the job cannot go on with what its tasks turned out to be: nothing to compare on, or a task
+    that alone costs more than a group may."""
+    blind = [task.name for task in spec.tasks if not found[task.name]["num_val"]]
+    for compared in spec.compared_on_validation if blind else ():
+        raise StageFailed(NO_VALIDATION.format(compared=compared, tasks=quoted(blind)))
     cap = spec.grouping.max_group_cost
     costs = step_costs((found[task.name] for task in spec.tasks), spec.training.batch_size)
     dear = [task for task, cost in costs.items() if cap is not None and cost > cap]
@@ -64,7 +65,6 @@ def _check_costs(spec: JobSpec, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:
     """Reads every image of the tasks; what was found, one entry a task."""
-    unit = GroupUnit("validate", "validate", tuple(task.name for task in tasks), ZeroShotConfig())
     found: dict[str, Any] = {}
 
     def on_end(work: Work, outcome: Outcome) -> list[Work]:
@@ -73,10 +73,14 @@ def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:
         found.update(outcome.value)
         return []
 
-    common = run.common()
-    common["tasks"] = tasks
-    supervise(run, [ValidateWork(**common, groups=(unit,), methods=_methods(run.spec))], on_end)
+    supervise(run, [validation(run, tasks)], on_end)
     return found["tasks"]
+
+
+def validation(run: JobRun, tasks: tuple[TaskConfig, ...]) -> ValidateWork:
+    """The work that looks at the tasks."""
+    unit = GroupUnit("validate", "validate", tuple(task.name for task in tasks), ZeroShotConfig())
+    return ValidateWork(**run.common() | {"tasks": tasks}, groups=(unit,), methods=_methods(run.spec))
 
 
 def tell_left_out(run: JobRun, method: MethodConfig) -> None:
