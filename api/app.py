@@ -13,6 +13,7 @@ from service.children import NewTasks
 from service.control_plane import ControlPlane
 from service.planning import WHOLE
 from service.spec import JobSpec
+from service.submission import Clone
 from service.views import Views
 from service.wire import Problem
 from service.wire_keys import NewKey
@@ -70,7 +71,7 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            named = [(model, "") for model in (JobSpec, NewKey, NewPlan, NewTasks, Problem)]
+            named = [(model, "") for model in (Clone, JobSpec, NewKey, NewPlan, NewTasks, Problem)]
             named += [(model, "Whole") for model in WHOLE]
             for model, prefix in named:
                 own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")

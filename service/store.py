@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from service import tables
+from service import lifecycle, tables
 from service.errors import (
     BadCursor,
     CohortError,
@@ -26,13 +26,14 @@ from service.errors import (
 )
 from service.keys import KeyRows
 from service.leases import LeaseRows
+from service.lifecycle_rows import LifecycleRows, read_job
 from service.queue_rows import QueueRows
 from service.reading import quoted
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, Purpose, ResultRow, Wish, submission_id
 from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
-from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState
-from service.training_rows import TrainingRows, must_be_id, storable
+from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState, Verb
+from service.training_rows import must_be_id, storable
 from workers.failures import FailureClass
 
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
@@ -41,7 +42,7 @@ _DRAINING = "draining"
 _PAST_PLANS = frozenset({"search", "train", "publish"})
 
 
-class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
+class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
     """Jobs and all that belongs to them, in SQLite or PostgreSQL.  `Store("sqlite://")` keeps them in memory."""
 
     # jobs
@@ -56,6 +57,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         parent: str | None = None,
         parent_plan: int | None = None,
         retry_of: str | None = None,
+        origin: str = "",
         purpose: Purpose = "train",
     ) -> tuple[Job, bool]:
         """Accepts a job: (job, True), or (the earlier job, False) if the same key brought the same body before.
@@ -65,9 +67,10 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
             parent: the finished job that this one goes on from, with its plan of the number `parent_plan`.
             retry_of: the finished job whose files this one takes over.  While a retry of it is under way, the answer is
                 (that one, False).
+            origin: words for its first event, on where it comes from.
             purpose: `estimate` for a dry run.
-        Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent; Conflict for
-            a job that cannot be retried, and for one that is deleted.
+        Raises: IdempotencyConflict if the key was used for another body; JobNotFound for an unknown parent; Conflict
+            for a job that cannot be retried, and for one that is deleted.
         """
         text = spec.model_dump_json()
         body = body_sha256 or hashlib.sha256(text.encode()).hexdigest()
@@ -81,9 +84,10 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 job = self._under_way(connection, parent, retry_of)
                 created = job is None
                 if job is None:
-                    values = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
+                    values: dict[str, Any] = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
+                    values |= {"priority": spec.priority}
                     values |= {"parent": parent, "parent_plan": parent_plan, "retry_of": retry_of}
-                    job = self._insert_job(connection, values, f"Accepted with {len(spec.tasks)} task(s).")
+                    job = self._insert_job(connection, values, f"Accepted with {len(spec.tasks)} task(s){origin}.")
                 if idempotency_key is not None:
                     key = {"tenant": tenant, "key": idempotency_key, "body_sha256": body, "job_id": job.id}
                     connection.execute(insert(tables.idempotency_keys).values(key | {"created_at": self.now()}))
@@ -99,13 +103,16 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
 
     def get_job(self, job_id: str) -> Job:
         with self.read() as connection:
-            return _job(connection, job_id)
+            return read_job(connection, job_id)
 
     def tenant_of(self, job_id: str) -> str:
         """Whose job it is.  JobNotFound."""
         must_be_id(job_id)
+        jobs = tables.jobs
         with self.read() as connection:
-            found = connection.execute(select(tables.jobs.c.tenant).where(tables.jobs.c.id == job_id)).scalar()
+            found = connection.execute(
+                select(jobs.c.tenant).where(jobs.c.id == job_id, jobs.c.purged_at.is_(None))
+            ).scalar()
         if found is None:
             raise JobNotFound(f"There is no job {job_id!r:.60}.")
         return found
@@ -116,12 +123,21 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         tenant: str | None = None,
         state: JobState | str | None = None,
         purpose: Purpose = "train",
+        archived: bool = False,
+        deleted: bool = False,
         after: str | None = None,
         limit: int = 50,
     ) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, and the cursor of the next page (None: this was the last).  `tenant` None: of all."""
+        """Jobs, newest first, and the cursor of the next page (None: this was the last).  `tenant` None: of all.
+
+        Those that are neither archived nor deleted; or the archived ones; or the deleted ones.
+        """
         jobs = tables.jobs
-        query = select(jobs).where(jobs.c.purpose == purpose).order_by(jobs.c.id.desc()).limit(limit + 1)
+        query = select(jobs).where(jobs.c.purpose == purpose, jobs.c.purged_at.is_(None))
+        query = query.where(jobs.c.deleted_at.is_not(None) if deleted else jobs.c.deleted_at.is_(None))
+        if not deleted:
+            query = query.where(jobs.c.archived_at.is_not(None) if archived else jobs.c.archived_at.is_(None))
+        query = query.order_by(jobs.c.id.desc()).limit(limit + 1)
         if after is not None:
             if not after.startswith("job-") or len(after) != 16 or not set(after[4:]) <= set(_ALPHABET):
                 raise BadCursor(
@@ -145,23 +161,25 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
 
     # wishes
 
-    def set_desired(self, job_id: str, desired: Desired) -> Job:
-        """Writes the user's wish; repeatable.  JobFinished once it is finished (but cancelling a cancelled job)."""
+    def set_desired(self, job_id: str, desired: Desired, *, at_once: bool = False) -> Job:
+        """Writes the user's wish; repeatable.  Conflict once it is finished (but cancelling a cancelled job).
+
+        `at_once`: a cancel that waits for no checkpoint; a job that is being cancelled can be hurried so.
+        """
+        assert desired == Desired.CANCEL or not at_once, "only a cancel can be at once"
         with self.write("set_desired") as connection:
             job = _locked(connection, job_id)
-            if job.state == JobState.CANCELLED and desired == Desired.CANCEL:
+            new = lifecycle.check(lifecycle.VERB_OF[desired], job)
+            hurried = at_once and not job.at_once and not job.is_finished
+            if not new and not hurried:
                 return job
-            if job.is_finished:
-                verb = {Desired.RUN: "resumed", Desired.PAUSE: "paused", Desired.CANCEL: "cancelled"}[desired]
-                raise JobFinished(f"Job {job_id} is {job.state} and cannot be {verb}.")
-            if job.desired == desired:
-                return job
-            if job.desired == Desired.CANCEL:
-                raise Conflict(f"Job {job_id} is being cancelled; that is final. Submit it again instead.")
-            values = {"desired": desired, "desired_since": self.now()}
+            values = {"desired": desired, "at_once": at_once or job.at_once}
+            if new:
+                values["desired_since"] = self.now()
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
-            self._say(connection, job_id, "wish", f"Asked to {desired}.", data={"desired": desired})
-            return _job(connection, job_id)
+            words = f"Asked to {desired}{' at once' if at_once else ''}."
+            self._say(connection, job_id, "wish", words, data={"desired": desired, "at_once": at_once})
+            return read_job(connection, job_id)
 
     def approve_plan(self, job_id: str, plan_number: int) -> Job:
         """Lets a plan be trained, and no other; repeatable.  PlanNotFound, JobFinished, Conflict once groups train.
@@ -198,7 +216,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 reason = f"plan {plan_number} is approved; the job waits for its turn"
                 connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(reason=reason))
             self._say(connection, job_id, "plan", f"Plan {plan_number} was approved.", data={"plan": plan_number})
-            return _job(connection, job_id)
+            return read_job(connection, job_id)
 
     def wish(self, job_id: str) -> Wish:
         """What the job's driver has to heed, in one cheap read."""
@@ -331,7 +349,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
         values |= {"stage_times": {}, "progress": {}, "created_at": now, "updated_at": now}
         connection.execute(insert(tables.jobs).values(values))
         self._say(connection, job_id, "state", message, data={"to": JobState.QUEUED})
-        return _job(connection, job_id)
+        return read_job(connection, job_id)
 
     def _earlier(self, connection: Connection, tenant: str, key: str | None, body: str) -> Job | None:
         if key is None:
@@ -345,16 +363,7 @@ class Store(TrainingRows, QueueRows, KeyRows, LeaseRows):
                 f"Idempotency-Key {key!r:.60} was used for job {row['job_id']} with another body. "
                 "Use a new key for a new job."
             )
-        return _job(connection, row["job_id"])
-
-
-def _job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
-    must_be_id(job_id)
-    query = select(tables.jobs).where(tables.jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
-    if row is None:
-        raise JobNotFound(f"There is no job {job_id!r:.60}.")
-    return Job.of(row)
+        return read_job(connection, row["job_id"])
 
 
 def _trains(job: Job) -> bool:
@@ -363,7 +372,7 @@ def _trains(job: Job) -> bool:
 
 
 def _locked(connection: Connection, job_id: str) -> Job:
-    return _job(connection, job_id, lock=True)
+    return read_job(connection, job_id, lock=True)
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: its order is the order of its characters

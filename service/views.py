@@ -4,10 +4,11 @@ Reads only.  Knows no HTTP: the API hands these on as they are.
 """
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from service import wire
+from service import lifecycle, wire
 from service.artifacts import ARBITRATION, JobFiles, plan_path, review_path
 from service.errors import PlanNotFound
 from service.gains import read_gains
@@ -36,16 +37,19 @@ class Views:
         job = self._store.get_job(job) if isinstance(job, str) else job
         plan = standing_plan(self._store.plans(job.id))
         same = ("spec", "tenant", "parent", "parent_plan", "submission_id", "failures", "stage_times", "progress")
-        same += ("updated_at",)
+        same += ("updated_at", "retry_of", "storage_bytes")
+        retention = timedelta(days=self._settings.retention_days)
         return wire.Job(
             **_summary(job).model_dump(),
             **{name: getattr(job, name) for name in same},
+            verbs=lifecycle.possible(job),
+            purge_at=None if job.deleted_at is None else job.deleted_at + retention,
             plan=None if plan is None else wire.Plan.model_validate(plan),
         )
 
-    def jobs(self, *, tenant: str | None, state: str | None, after: str | None, limit: int) -> wire.JobPage:
-        """A page of a tenant's jobs, or of all, newest first."""
-        jobs, cursor = self._store.list_jobs(tenant=tenant, state=state, after=after, limit=limit)
+    def jobs(self, **where: Any) -> wire.JobPage:
+        """A page of jobs, newest first; the arguments are those of `Store.list_jobs`."""
+        jobs, cursor = self._store.list_jobs(**where)
         return wire.JobPage(jobs=[_summary(job) for job in jobs], next=cursor)
 
     def events(self, job_id: str, *, after: int, limit: int) -> wire.EventPage:
@@ -150,6 +154,7 @@ class Views:
 
 def _summary(job: Job) -> wire.JobSummary:
     same = ("id", "name", "state", "desired", "reason", "attempt", "created_at", "started_at", "finished_at")
+    same += ("priority", "failure", "archived_at", "deleted_at")
     return wire.JobSummary(
         **{name: getattr(job, name) for name in same}, num_tasks=len(job.spec.tasks), method=job.spec.method.kind
     )

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.message import Message
 from service.spec import JobSpec
-from service.states import TERMINAL, Desired, JobState
+from service.states import TERMINAL, Desired, JobState, Verb
 from service.wire_gains import Gain
 from service.wire_why import PlanFacts, TaskReason
 from workers.data.config import TaskKind
+from workers.failures import FailureClass
 
 
 class JobSummary(Message):
@@ -42,6 +43,14 @@ class JobSummary(Message):
     """When its first attempt began."""
     finished_at: datetime | None
     """When it reached a state that never changes."""
+    priority: int = 0
+    """Jobs of a higher priority start first."""
+    failure: FailureClass | None = None
+    """The class of what ended it, or its newest attempt."""
+    archived_at: datetime | None = None
+    """When it was put away."""
+    deleted_at: datetime | None = None
+    """When it was deleted."""
 
     @property
     def is_finished(self) -> bool:
@@ -72,6 +81,14 @@ class Job(JobSummary):
     """The finished job that this one goes on from."""
     parent_plan: int | None = None
     """The plan of the parent that this job begins with."""
+    retry_of: str | None = None
+    """The finished job that this one takes over from: the same job, once more."""
+    verbs: list[Verb] = Field(default_factory=list)
+    """What can be asked of it now: the verbs that would do something."""
+    purge_at: datetime | None = None
+    """When a deleted job goes for good; until then it can be restored."""
+    storage_bytes: int = 0
+    """What its files take, as last measured."""
     submission_id: str | None
     """The Ray Job of the newest attempt, as the Ray dashboard calls it."""
     failures: int

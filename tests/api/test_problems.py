@@ -55,7 +55,7 @@ def test_every_refusal_is_a_problem(
 
 
 def test_a_method_that_is_not_possible_names_those_that_are(api: TestClient) -> None:
-    answer = api.delete("/v1/jobs/validate")
+    answer = api.delete("/v1/jobs")
     assert answer.status_code == 405
     assert "POST" in answer.headers["allow"]
 
