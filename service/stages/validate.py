@@ -80,7 +80,9 @@ def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:
 def validation(run: JobRun, tasks: tuple[TaskConfig, ...]) -> ValidateWork:
     """The work that looks at the tasks."""
     unit = GroupUnit("validate", "validate", tuple(task.name for task in tasks), ZeroShotConfig())
-    return ValidateWork(**run.common() | {"tasks": tasks}, groups=(unit,), methods=_methods(run.spec))
+    common = run.common()
+    common["tasks"] = tasks
+    return ValidateWork(**common, groups=(unit,), methods=_methods(run.spec))
 
 
 def tell_left_out(run: JobRun, method: MethodConfig) -> None:
