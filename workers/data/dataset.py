@@ -7,7 +7,7 @@ could not be read, until all that is chosen can be: so a bad image costs a class
 import errno
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -67,17 +67,24 @@ class TaskData:
 
 
 def load_task(
-    task: TaskConfig, resize: Resize, *, roots: DataRoots, cache_dir: Path, sample: Mapping[str, int] | None = None
+    task: TaskConfig,
+    resize: Resize,
+    *,
+    roots: DataRoots,
+    cache_dir: Path,
+    sample: Mapping[str, int] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TaskData:
     """Lists, splits and decodes a task; from the cache where that has been done before.
 
     `sample` (part -> images) takes no more than so many readable images of every part, of as many classes as it can,
-    and then the task's budget of unreadable images is left to the caller.  ValueError for whatever the user can mend:
+    and then the task's budget of unreadable images is left to the caller.  `check` is called with every image that was
+    read, so that a long loading can be interrupted (it raises).  ValueError for whatever the user can mend:
     see `list_task` and `split_items`, and more unreadable images than the task's budget allows.
     """
     listing = list_task(task, roots)
     with ImageCache(cache_dir, resize, turn=task.model_dump_json()) as cache:
-        parts, contents, reasons = _select(task, listing, cache, sample)
+        parts, contents, reasons = _select(task, listing, cache, sample, check)
         ordered = [item for part in PARTS for item in parts[part]]
         images = cache.pack([contents[item.key] for item in ordered], lambda index: ordered[index].read())
     sets, start = {}, 0
@@ -103,12 +110,17 @@ def load_task(
 
 
 def _select(
-    task: TaskConfig, listing: Listing, cache: ImageCache, sample: Mapping[str, int] | None
+    task: TaskConfig,
+    listing: Listing,
+    cache: ImageCache,
+    sample: Mapping[str, int] | None,
+    check: Callable[[], None],
 ) -> tuple[Parts, dict[str, bytes], dict[str, str]]:
     """The split over readable images, the content hash of each by key, and why the others could not be read."""
     contents: dict[str, bytes] = {}
     reasons: dict[str, str] = {}
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    try:
         while True:
             parts = split_items(task, listing, unreadable=reasons)
             if sample is not None:
@@ -117,12 +129,15 @@ def _select(
             if not fresh:
                 return parts, contents, reasons
             for item, outcome in zip(fresh, pool.map(partial(_read, cache), fresh), strict=True):
+                check()
                 if isinstance(outcome, bytes):
                     contents[item.key] = outcome
                 else:
                     reasons[item.key] = outcome
             if sample is None:
                 _check_budget(task, len(contents) + len(reasons), reasons)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted loading reads no further
 
 
 def _read(cache: ImageCache, item: Item) -> bytes | str:

@@ -267,8 +267,9 @@ class GroupRun:
             setattr(self, name, checkpoint.state[name])
         return True
 
-    def refuse_non_finite(self, losses: Mapping[str, float]) -> None:
-        """Stops the run at the first loss that is no number, naming where it happened."""
+    def refuse_non_finite(self, losses: Mapping[str, float], gradient_norm: float = 0.0) -> None:
+        """Stops the run at the first loss or gradient that is no number, before it reaches the parameters, and names
+        where it happened.  In fp16 the scaler passes such a gradient over and goes on with a lower scale."""
         for task, loss in losses.items():
             if not math.isfinite(loss):
                 raise ValueError(
@@ -276,6 +277,11 @@ class GroupRun:
                     f"rate {self.lr:g}. "
                     "Lower training.lr, or use precision bf16 or fp32."
                 )
+        if not math.isfinite(gradient_norm) and not self.scaler.is_enabled():
+            raise ValueError(
+                f"Group {self.work.id!r} ({', '.join(self.work.tasks)}): the gradient's norm is {gradient_norm} at "
+                f"step {self.step} with learning rate {self.lr:g}. Lower training.lr, or use precision fp32."
+            )
 
     def _load_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         if self._optimizer is None:

@@ -5,12 +5,14 @@ result does not depend on which others share its passes, beyond rounding.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
 
+from workers import faults
 from workers.clip.frozen import FrozenCLIP
+from workers.data.config import TaskKind
 from workers.data.dataset import TaskData
 from workers.methods.build import build_method
 from workers.methods.config import MethodConfig
@@ -45,6 +47,7 @@ def train(
     on_step: Callable[[GroupRun], None] | None = None,
     evaluate: Literal["test", "validation", "none"] = "test",
     features: FeatureCache | None = None,
+    microbatches: int = 1,
 ) -> dict[str, GroupResult]:
     """Trains every group to its end and evaluates its tasks; returns the results by group id.
 
@@ -54,17 +57,23 @@ def train(
     before the first).
     `evaluate` says what is scored: with `validation` the test images are not looked at and each group leaves the scores
     of its validation images; with `none` no image is, and nothing is written but checkpoints.  `features` keeps what
-    feature-side methods computed for the next call.  A loss that is no number raises ValueError with task, step and
-    learning rate.
+    feature-side methods computed for the next call.  `microbatches` takes every batch in so many parts, one after
+    another: less memory, the same result up to rounding.  ValueError for more than one where a loss looks at the batch
+    as a whole, and for a loss or a gradient that is no number, with task, step and learning rate.
     """
     ranks = ranks or Ranks()
+    if microbatches > 1 and not can_split(config, [task.kind for task in data.values()]):
+        raise ValueError(
+            f"microbatches={microbatches}: a contrastive loss compares all images of a batch and cannot be taken in "
+            "parts. Use a smaller training.batch_size."
+        )
     lists = ClassLists(clip)
     features = features or FeatureCache(clip)
     done: dict[str, GroupResult] = {}
     runs: list[GroupRun] = []
 
     def check() -> None:
-        if ranks.world_size == 1 and should_stop():  # ranks stop together, between steps
+        if should_stop() and ranks.world_size == 1:  # ranks stop together, between steps
             raise Stopped
 
     for work in groups:
@@ -97,7 +106,8 @@ def train(
             if runs and ranks.any(should_stop(), clip.device):
                 raise Stopped
             for bucket in _buckets(runs):
-                train_step(clip, bucket, lists, ranks)
+                train_step(clip, bucket, lists, ranks, microbatches)
+            faults.point("train.step")
             for run in runs:
                 if on_step:
                     on_step(run)
@@ -127,50 +137,64 @@ def check_method(clip: FrozenCLIP, config: MethodConfig, data: Mapping[str, Task
                 return  # the next task's would be built of the same shapes, at the price of its parameters
 
 
-def train_step(clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks) -> None:
+def can_split(config: TrainConfig, kinds: Collection[TaskKind]) -> bool:
+    """Whether a batch can be taken in parts: every image's loss must be its own."""
+    return config.pairwise is None and "retrieval" not in kinds
+
+
+def train_step(
+    clip: FrozenCLIP, runs: Sequence[GroupRun], lists: ClassLists, ranks: Ranks, microbatches: int = 1
+) -> None:
     """One step of groups that fit into one forward pass: batch, loss, backward, optimiser."""
     started = time.perf_counter()
+    losses_of_parts = []
+    for part in range(microbatches):
+        # Next batch: every task's share, in the order of groups and tasks.  A rank's parts are taken as further ranks.
+        batches = [
+            draw_batch(
+                run.data[task],
+                run.config,
+                run.step,
+                rank=ranks.rank + part * ranks.world_size,
+                world_size=ranks.world_size * microbatches,
+            )
+            for run in runs
+            for task in run.work.tasks
+        ]
 
-    # Next batch: every task's share, in the order of groups and tasks.
-    batches = [
-        draw_batch(
-            run.data[task],
-            run.config,
-            run.step,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-        )
-        for run in runs
-        for task in run.work.tasks
-    ]
+        # Loss: a task's mean over its images on all ranks, a group's sum over its tasks.
+        if len(runs) == 1 and runs[0].method.config.feature_side:
+            outputs = cached_outputs(runs[0].method, runs[0].features, batches)
+        else:
+            outputs = joint_outputs(clip, [run.method for run in runs], lists, batches)
+        owners = [run for run in runs for _ in run.work.tasks]
+        losses = [
+            _task_loss(run, batch, output) * (batch.weight / batch.global_count)
+            for run, batch, output in zip(owners, batches, outputs, strict=True)
+        ]
 
-    # Loss: a task's mean over its images on all ranks, a group's sum over its tasks.
-    if len(runs) == 1 and runs[0].method.config.feature_side:
-        outputs = cached_outputs(runs[0].method, runs[0].features, batches)
-    else:
-        outputs = joint_outputs(clip, [run.method for run in runs], lists, batches)
-    owners = [run for run in runs for _ in run.work.tasks]
-    losses = [
-        _task_loss(run, batch, output) * (batch.weight / batch.global_count)
-        for run, batch, output in zip(owners, batches, outputs, strict=True)
-    ]
-
-    # Backward: groups own disjoint parameters, so one backward of the sum gives every group its own gradient.
-    scaled = [run.scaler.scale(loss) for run, loss in zip(owners, losses, strict=True)]
-    torch.stack(scaled).sum().backward()
+        # Backward: groups own disjoint parameters, so one backward of the sum gives every group its own gradient.
+        scaled = [run.scaler.scale(loss) for run, loss in zip(owners, losses, strict=True)]
+        torch.stack(scaled).sum().backward()
+        losses_of_parts.append(torch.stack([loss.detach() for loss in losses]))
 
     # Step: with several ranks, gradients and losses are sums over the ranks first.
-    told = torch.stack([loss.detach() for loss in losses])
-    gradients = [parameter.grad for run in runs for parameter in run.method.parameters() if parameter.grad is not None]
-    ranks.sum_in_place([*gradients, told])
-    values = iter(told.tolist())
+    told = torch.stack(losses_of_parts).sum(dim=0)
+    gradients = [_gradients(run) for run in runs]
+    ranks.sum_in_place([*(gradient for of_run in gradients for gradient in of_run), told])
+    norms = torch.stack([torch.nn.utils.get_total_norm(of_run) for of_run in gradients])
+    values = iter(torch.cat([told, norms]).tolist())
     losses_of = [{task: next(values) for task in run.work.tasks} for run in runs]
-    for run, of_tasks in zip(runs, losses_of, strict=True):
-        run.refuse_non_finite(of_tasks)
+    for run, of_tasks, norm in zip(runs, losses_of, values, strict=True):
+        run.refuse_non_finite(of_tasks, norm)
     seconds = time.perf_counter() - started  # reading the losses waited for the device
     share = sum(run.images_per_step for run in runs)
     for run, of_tasks in zip(runs, losses_of, strict=True):
         run.apply_gradients(of_tasks, seconds * run.images_per_step / share)
+
+
+def _gradients(run: GroupRun) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in run.method.parameters() if parameter.grad is not None]
 
 
 def _task_loss(run: GroupRun, batch: TaskBatch, output: Outputs) -> torch.Tensor:

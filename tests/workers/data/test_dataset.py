@@ -292,3 +292,17 @@ def test_a_sample_holds_every_class_and_readable_images_alone(pets):
     break_images(pets)
     few = load(pets, split={"shots": 8, "val_shots": 0}, sample={"train": 14, "val": 0, "test": 0})
     assert len(few.train.labels) == 14 and 0 < few.num_unreadable <= 6
+
+
+def test_a_loading_that_is_interrupted_ends_with_the_image_it_is_at(pets, tmp_path):
+    seen = 0
+
+    def check() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        load_task(task_of(pets), RESIZE, roots=DataRoots((str(pets.parent),)), cache_dir=tmp_path / "cold", check=check)
+    assert seen == 2

@@ -13,12 +13,13 @@ from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
 from workers.training.batches import draw_batch
-from workers.training.config import AugmentConfig, TrainConfig
+from workers.training.checkpoint import load_checkpoint
+from workers.training.config import AugmentConfig, PairwiseConfig, TrainConfig
 from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists, joint_outputs
 from workers.training.results import LEARNED, GroupResult
 from workers.training.run import GroupRun, GroupWork
-from workers.training.train import Stopped, train
+from workers.training.train import Stopped, can_split, train
 
 MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
 CONFIG = TrainConfig(max_steps=12, batch_size=4, lr=0.01, warmup_epochs=0, checkpoint_every=5, augment=AugmentConfig())
@@ -269,3 +270,75 @@ def test_ranks_split_a_batch_and_one_without_images_counts_for_nothing(tasks: di
     counted = [image.tobytes() for part in parts if part.weight for image in part.images]
     assert sorted(counted) == sorted(image.tobytes() for image in whole.images)
     assert all(len(part.labels) == 1 and part.global_count == 4 for part in parts)
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 7])
+def test_batches_in_parts_give_the_weights_of_whole_batches_up_to_rounding(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path, num_parts: int
+):
+    """Seven parts of four images: some parts of a task are empty, and count for nothing."""
+    config = CONFIG.model_copy(update={"max_steps": 1, "lr": 10.0, "weight_decay": 0.0})
+    groups = [("g1", tuple(tasks)[:2]), ("g2", tuple(tasks)[2:])]
+    learned, curves, start = [], [], {}
+    for parts in (1, num_parts):
+        works = [_work(tmp_path / f"{parts}", names, name=name) for name, names in groups]
+        for work in works:
+            before = GroupRun(tiny_clip, work, tasks, config, ClassLists(tiny_clip), FeatureCache(tiny_clip)).method
+            start |= {(work.id, name): tensor.detach().clone() for name, tensor in before.state().items()}
+        results = train(tiny_clip, works, tasks, config, microbatches=parts)
+        learned.append({(work.id, name): tensor for work in works for name, tensor in _learned(work).items()})
+        curves.append([point["loss"] for work in works for point in results[work.id].curves if "loss" in point])
+    whole, in_parts = learned
+    for name, tensor in whole.items():
+        taken = (tensor - start[name]).norm()
+        assert (in_parts[name] - tensor).norm() <= 1e-4 * taken, name
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_a_run_in_whole_batches_goes_on_in_parts_from_its_checkpoint(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    whole, work = (_work(tmp_path / name, tuple(tasks)) for name in ("whole", "parts"))
+    train(tiny_clip, [whole], tasks, CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run: _kill(run, 7))
+    steps = []
+    train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run: steps.append(run.step), microbatches=2)
+    assert steps[0] == 5
+    assert _largest_difference(_learned(work), _learned(whole)) < 1e-3
+
+
+def test_a_loss_that_compares_the_images_of_a_batch_is_not_taken_in_parts(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    config = CONFIG.model_copy(update={"pairwise": PairwiseConfig()})
+    assert not can_split(config, ["classification"]) and not can_split(CONFIG, ["classification", "retrieval"])
+    with pytest.raises(ValueError, match="cannot be taken in parts"):
+        train(tiny_clip, [_work(tmp_path, tuple(tasks))], tasks, config, microbatches=2)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_none_stops_the_run_before_it_reaches_any_weight(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path, what: str
+):
+    sick, well = (_work(tmp_path, (task,), name=name) for name, task in zip(("g1", "g2"), tasks, strict=False))
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def infect(run: GroupRun) -> None:
+        if run.step == 7 and run.work.id == "g1":
+            first = run.method.parameters()[0]
+            if what == "loss":
+                first.data.fill_(float("nan"))
+            else:
+                first.register_hook(lambda gradient: gradient * float("inf"))
+        if run.step == 7:
+            kept[run.work.id] = run.method.state()
+
+    with pytest.raises(ValueError, match=f"'g1'.*{what}.* at step 7 with learning rate"):
+        train(tiny_clip, [sick, well], tasks, CONFIG, on_step=infect)
+    assert all(tensor.isfinite().all() for tensor in kept["g2"].values())
+    for work in (sick, well):
+        newest = load_checkpoint(work.directory)
+        assert newest is not None and all(tensor.isfinite().all() for tensor in newest.tensors.values())
+    train(tiny_clip, [well], tasks, CONFIG)
+    assert GroupResult.read(well.directory) is not None
