@@ -1,29 +1,36 @@
 """Brings what is towards what is wished, a little with every look: jobs in the database, drivers on Ray.
 
-Level-triggered: a tick looks at everything afresh and remembers nothing, so it does not matter what a coordinator
-before it was doing when it died.  It starts no training and reads no results; that is the driver's.
+Level-triggered: a tick looks at everything afresh, so it does not matter what a coordinator before it was doing when it
+died.  It starts no training and reads no results; that is the driver's.  Who starts next is `service.queue`'s.
 """
 
 import logging
+import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.endings import Ending, deadline_reason, what_follows
 from service.errors import IllegalMove, JobNotFound, RayUnavailable, StaleLease
+from service.queue import RAY_AWAY, Holding, line_up, seat
+from service.quotas import need_of
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
 from workers import faults
+from workers.failures import FailureClass
 
 log = logging.getLogger(__name__)
 
-MAX_RETRY_SECONDS = 360.0
 SUBMIT_SECONDS = 60.0
-"""How long Ray may refuse an attempt's driver before the attempt counts as dead."""
+"""How long Ray may refuse an attempt's driver, or leave it pending, before the attempt counts as dead."""
 SWEEP_SECONDS = 20.0
 """Between two looks for drivers that nobody waits for."""
 LEAVE_SECONDS = 20.0
@@ -35,19 +42,38 @@ class Coordinator:
     """One loop, in one thread."""
 
     def __init__(
-        self, store: Store, ray_jobs: DriverJobs, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        ray_jobs: DriverJobs,
+        settings: Settings,
+        clock: Callable[[], float] | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """`clock` gives seconds since 1970, as the store's `now` does."""
+        """
+        Args:
+            clock: seconds since 1970, as the store's `now` gives them, and for spans of time, too.  Left out: this
+                machine's, and for spans one that nobody can set.
+            chance: a number in [0, 1), for the waits before retries.
+        """
         self._store = store
         self._ray = ray_jobs
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or time.time
+        self._span_clock = clock or time.monotonic
+        self._chance = chance
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
         self._renew_at = 0.0
         self._sweep_at = 0.0
+        self._signs: dict[str, tuple[object, float]] = {}
+        self._ended: dict[str, str] = {}
         self.ray_answers = True
         """Whether Ray answered at the last look."""
+
+    @property
+    def fence(self) -> int | None:
+        """The token of the lease while this control plane acts; None while another one does."""
+        return self._fence
 
     def run(self, stop: threading.Event) -> None:
         """Ticks until `stop`.  A tick that fails is logged, and the next one starts from what is true then."""
@@ -56,10 +82,11 @@ class Coordinator:
                 self.tick()
             except StaleLease as error:
                 log.warning("%s", error)
-                self._renew_at = 0.0
+                self._fence = None
+            except SQLAlchemyError as error:
+                log.warning("the database does not answer, everything waits: %s", error)
             except Exception:
                 log.exception("the coordinator's look failed; it looks again in %.1f s", self._settings.poll_seconds)
-        self.rest()
 
     def rest(self) -> None:
         """Gives the lease back, so that another control plane can act at once."""
@@ -74,47 +101,80 @@ class Coordinator:
         """
         if not self._acts():
             return
-        for job in self._store.jobs_to_settle():
-            to = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
-            self._move(job, to, attempt=None, expected=job.state)
+        for job in self._store.jobs_to_settle(self._clock()):
+            self._settle(job)
         answers = self._ray.alive()
         if self.ray_answers and not answers:
             log.warning("Ray does not answer; jobs wait")
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
+            waiting = self._store.startable_jobs(self._clock())
+            self._store.set_waits({job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY})
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
         if self._clock() >= self._sweep_at:
             self._sweep_at = self._clock() + SWEEP_SECONDS
             self._sweep()
-        capacity = self._settings.max_running_jobs - len(self._store.active_jobs())
-        for job in self._store.startable_jobs(self._clock(), capacity) if capacity > 0 else ():
-            self._each(self._start, job)
+        self._seat()
 
     def _acts(self) -> bool:
         """Whether this control plane holds the lease; it is renewed long before it runs out."""
-        if self._fence is not None and self._clock() < self._renew_at:
+        if self._fence is not None and self._span_clock() < self._renew_at:
             return True
+        asked_at = self._span_clock()
         held = self._store.hold_lease(self._holder, self._settings.lease_seconds, self._fence)
+        if held is not None and self._fence is None:
+            self._store.set_draining(False)  # whoever drained is gone
         if (held is None) != (self._fence is None):
             log.info("this control plane acts now" if held else "another control plane acts now")
         self._fence = held
-        self._renew_at = self._clock() + self._settings.lease_seconds / 3
+        self._renew_at = asked_at + self._settings.lease_seconds / 3
         return held is not None
 
-    def _each(self, step: Callable[[Job], None], job: Job) -> None:
+    def _each(self, step: Callable[..., None], job: Job, *more: Any) -> None:
         """One job's trouble with Ray holds up no other job; the next tick tries again."""
         try:
-            step(job)
+            step(job, *more)
         except RayUnavailable as error:
             log.warning("job %s: %s", job.id, error)
 
-    def _start(self, job: Job) -> None:
+    def _settle(self, job: Job) -> None:
+        """No attempt owns it, and none has to."""
+        if job.desired == Desired.CANCEL:
+            self._move(job, JobState.CANCELLED, attempt=None, expected=job.state)
+        elif self._overdue(job):
+            self._fail_overdue(job, attempt=None, expected=job.state)
+        else:
+            self._move(job, JobState.PAUSED, attempt=None, expected=job.state)
+
+    def _seat(self) -> None:
+        """Starts the jobs whose turn it is, and tells the others what they wait for."""
+        waiting = self._store.startable_jobs(self._clock())
+        if not waiting:
+            return
+        running = self._store.active_jobs()
+        seating = seat(
+            line_up(waiting, Counter(job.tenant for job in running)),
+            [Holding(job.tenant, job.devices) for job in running],
+            room=self._settings.max_running_jobs,
+            quotas=self._store.quotas(),
+            stored=self._store.stored_bytes(),
+            need=lambda job_id: need_of(self._store.get_job(job_id).spec),
+        )
+        for job_id, devices in seating.starts.items():
+            self._each(self._start, self._store.get_job(job_id), devices)
+        told = {job.id: job.waits_for for job in waiting}
+        self._store.set_waits({job: reason for job, reason in seating.waits.items() if told[job] != reason})
+
+    def _start(self, job: Job, devices: int | None) -> None:
         try:
-            attempt = self._store.start_attempt(job.id, fence=self._fence)
+            attempt = self._store.start_attempt(job.id, devices=devices, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
+        self._submit(job, attempt)
+
+    def _submit(self, job: Job, attempt: int) -> None:
         faults.point("coordinator.submits")
         self._ray.submit(job.id, attempt, job.name)
         faults.point("coordinator.submitted")
@@ -124,18 +184,45 @@ class Coordinator:
         assert job.submission_id is not None, f"{job.id} is {job.state} without a submission id"
         status = self._ray.status(job.submission_id)
         fresh = job.state == JobState.STARTING and self._clock() - job.state_since.timestamp() < SUBMIT_SECONDS
+        grace = self._settings.cancel_grace_seconds
         if status is None and fresh and job.desired == Desired.RUN:
-            self._ray.submit(job.id, job.attempt, job.name)  # we, or one before us, died between the two steps
+            self._submit(job, job.attempt)  # we, or one before us, died between the two steps
         elif status is None or status in ENDED:
             faults.point("coordinator.buries")
             self._bury(job, status)
             faults.point("coordinator.buried")
-        elif job.desired == Desired.CANCEL and self._waited(job) > self._settings.cancel_grace_seconds:
-            faults.point("coordinator.stops")
-            self._ray.stop(job.submission_id)
-            faults.point("coordinator.stopped")
-            reason = f"The driver did not stop within {self._settings.cancel_grace_seconds:g} s and was ended."
-            self._move(job, JobState.CANCELLED, reason=reason)
+        elif job.desired == Desired.CANCEL and (job.at_once or self._waited(job) > grace):
+            self._stop(job)
+            late = f"The driver did not stop within {grace:g} s and was ended."
+            self._move(job, JobState.CANCELLED, reason="Cancelled at once." if job.at_once else late)
+        elif self._overdue(job, by=grace):
+            self._stop(job)
+            self._fail_overdue(job)
+        elif self._is_silent(job) or (status == "PENDING" and job.state == JobState.STARTING and not fresh):
+            seconds = SUBMIT_SECONDS if status == "PENDING" else self._settings.stall_seconds
+            log.warning("driver %s gave no sign of life for %g s and is ended", job.submission_id, seconds)
+            self._ended[job.submission_id] = f"it gave no sign of life for {seconds:g} s and was ended"
+            self._stop(job)  # buried once Ray says that it is gone: the next attempt shall not meet it
+
+    def _stop(self, job: Job) -> None:
+        assert job.submission_id is not None
+        faults.point("coordinator.stops")
+        self._ray.stop(job.submission_id)
+        faults.point("coordinator.stopped")
+
+    def _is_silent(self, job: Job) -> bool:
+        """Whether nothing was heard of its driver for too long, as this process has watched it.
+
+        Signs are only told apart, never compared with a clock: those of two machines may disagree by hours.
+        """
+        assert job.submission_id is not None
+        sign, now = (job.seen_at, job.state_since), self._span_clock()
+        known, since = self._signs.get(job.submission_id, (None, now))
+        if known != sign:
+            since = now
+        silent = now - since > self._settings.stall_seconds
+        self._signs[job.submission_id] = (sign, now if silent else since)  # one that outlives its end gets another
+        return silent
 
     def _sweep(self) -> None:
         """Ends drivers that nobody waits for: of attempts that are over, and of jobs that have moved on without them.
@@ -143,6 +230,9 @@ class Coordinator:
         A driver that just moved its job is given time to end by itself; drivers of jobs that this database does not
         know belong to somebody else.
         """
+        running = {job.submission_id for job in self._store.active_jobs()}
+        self._signs = {submission: sign for submission, sign in self._signs.items() if submission in running}
+        self._ended = {submission: why for submission, why in self._ended.items() if submission in running}
         try:
             drivers = self._ray.unfinished()
         except RayUnavailable as error:
@@ -154,8 +244,13 @@ class Coordinator:
             except JobNotFound:
                 continue
             owns = job.is_active and job.submission_id == submission
-            if not owns and self._clock() - job.state_since.timestamp() > LEAVE_SECONDS and self._ray.stop(submission):
-                log.warning("driver %s was left over and is ended: %s is %s", submission, job_id, job.state)
+            if owns or self._clock() - job.state_since.timestamp() <= LEAVE_SECONDS:
+                continue
+            try:
+                if self._ray.stop(submission):
+                    log.warning("driver %s was left over and is ended: %s is %s", submission, job_id, job.state)
+            except RayUnavailable as error:
+                log.warning("driver %s: %s", submission, error)
 
     def _bury(self, job: Job, status: str | None) -> None:
         """The driver is gone and left its job in the middle of things.
@@ -168,26 +263,37 @@ class Coordinator:
         if job.desired == Desired.PAUSE:
             self._move(job, JobState.PAUSED)
             return
-        failures = job.failures + 1
-        why = self._why(job, status)
-        if failures >= self._settings.max_attempts:
-            reason = f"{why} That was the last of {self._settings.max_attempts} attempts."
-            self._move(job, JobState.FAILED, failures=failures, reason=reason)
+        if self._overdue(job):
+            self._fail_overdue(job)
             return
-        wait = min(self._settings.backoff_seconds * 2 ** (failures - 1), MAX_RETRY_SECONDS)
-        reason = f"{why} Another one starts in {wait:g} s."
-        self._move(job, JobState.QUEUED, failures=failures, not_before=self._clock() + wait, reason=reason)
+        assert job.submission_id is not None
+        ending = Ending(
+            attempt=job.attempt,
+            state=job.state,
+            status=status,
+            said="" if status is None else self._ray.log_tail(job.submission_id, _WHY_LINES),
+            ended_for=self._ended.pop(job.submission_id, None),
+        )
+        follows = what_follows(
+            ending,
+            failures=job.failures,
+            of_class=lambda failure: self._store.failures_of(job.id, failure),
+            settings=self._settings,
+            chance=self._chance,
+        )
+        state = JobState.FAILED if follows.seconds is None else JobState.QUEUED
+        fields = {"failures": follows.failures, "not_before": self._clock() + (follows.seconds or 0.0)}
+        self._move(job, state, reason=follows.reason, failure=follows.failure, **fields)
+
+    def _overdue(self, job: Job, *, by: float = 0.0) -> bool:
+        return job.deadline_at is not None and self._clock() - job.deadline_at.timestamp() >= by
+
+    def _fail_overdue(self, job: Job, **fields: Any) -> None:
+        self._move(job, JobState.FAILED, reason=deadline_reason(job.spec), failure=FailureClass.TIMEOUT, **fields)
 
     def _move(self, job: Job, to: JobState, **fields: Any) -> None:
         """Moves the job as it was seen, under the lease."""
         self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
-
-    def _why(self, job: Job, status: str | None) -> str:
-        if status is None or job.submission_id is None:
-            return f"Attempt {job.attempt} was lost during {job.state}: Ray does not know its driver any more."
-        tail = self._ray.log_tail(job.submission_id, _WHY_LINES)
-        said = f" Its log ended with:\n{tail}\n" if tail else " Its log is empty."
-        return f"Attempt {job.attempt} ended during {job.state}: its driver is {status}.{said}"
 
     def _waited(self, job: Job) -> float:
         return self._clock() - job.desired_since.timestamp()

@@ -50,6 +50,10 @@ class Conflict(CohortError):
     """The wish is well put, but the thing's present state does not allow it."""
 
 
+class QuotaExceeded(Conflict):
+    """The tenant has used up what it may use."""
+
+
 class IdempotencyConflict(Conflict):
     """The Idempotency-Key was used before, with another body."""
 

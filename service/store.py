@@ -28,6 +28,7 @@ from service.keys import KeyRows
 from service.leases import LeaseRows
 from service.lifecycle_rows import LifecycleRows, read_job
 from service.queue_rows import QueueRows
+from service.quotas import check_priority
 from service.reading import quoted
 from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, Purpose, ResultRow, Wish, submission_id
 from service.roles import DEFAULT_TENANT
@@ -84,6 +85,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
                 job = self._under_way(connection, parent, retry_of)
                 created = job is None
                 if job is None:
+                    self._check_quota(connection, tenant, spec.priority, stores=purpose == "train")
                     values: dict[str, Any] = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
                     values |= {"priority": spec.priority}
                     values |= {"parent": parent, "parent_plan": parent_plan, "retry_of": retry_of}
@@ -181,6 +183,20 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
             self._say(connection, job_id, "wish", words, data={"desired": desired, "at_once": at_once})
             return read_job(connection, job_id)
 
+    def set_priority(self, job_id: str, priority: int) -> Job:
+        """Lets a job start earlier or later than others; repeatable.  JobFinished; QuotaExceeded above the tenant's."""
+        with self.write() as connection:
+            job = _locked(connection, job_id)
+            if job.is_finished:
+                raise JobFinished(f"Job {job_id} is {job.state}; its priority does not matter any more.")
+            if job.priority == priority:
+                return job
+            check_priority(self._quota(connection, job.tenant), job.tenant, priority)
+            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(priority=priority))
+            message = f"Its priority is {priority} from now on; it was {job.priority}."
+            self._say(connection, job_id, "priority", message, data={"from": job.priority, "to": priority})
+            return _locked(connection, job_id)
+
     def approve_plan(self, job_id: str, plan_number: int) -> Job:
         """Lets a plan be trained, and no other; repeatable.  PlanNotFound, JobFinished, Conflict once groups train.
 
@@ -224,12 +240,13 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
         jobs, flags = tables.jobs, tables.flags
         with self.read() as connection:
             row = connection.execute(
-                select(jobs.c.desired, jobs.c.attempt, jobs.c.state).where(jobs.c.id == job_id)
+                select(jobs.c.desired, jobs.c.attempt, jobs.c.state, jobs.c.deadline_at).where(jobs.c.id == job_id)
             ).first()
             draining = connection.execute(select(flags.c.value).where(flags.c.name == _DRAINING)).scalar()
         if row is None:
             raise JobNotFound(f"There is no job {job_id!r:.60}.")
-        return Wish(Desired(row.desired), bool(draining), row.attempt, row.state in ACTIVE)
+        overdue = row.deadline_at is not None and row.deadline_at <= self.now()
+        return Wish(Desired(row.desired), bool(draining), row.attempt, row.state in ACTIVE, overdue)
 
     def set_draining(self, draining: bool) -> None:
         """Tells every driver that the service shuts down (or that it is back)."""
@@ -240,9 +257,10 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
 
     # moves
 
-    def start_attempt(self, job_id: str, *, fence: int | None = None) -> int:
+    def start_attempt(self, job_id: str, *, devices: int | None = None, fence: int | None = None) -> int:
         """QUEUED, PAUSED or AWAITING_APPROVAL -> STARTING; the new attempt's number, to which the job now belongs.
 
+        The attempt may hold so many device workers at most; None: as many as the settings allow.
         StaleLease, as for `move`.
         """
         with self.write("start_attempt") as connection:
@@ -252,6 +270,9 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
                 raise IllegalMove(f"Job {job_id} is {job.state} and wished to {job.desired}: no attempt can start.")
             attempt = job.attempt + 1
             values = {"attempt": attempt, "submission_id": submission_id(job_id, attempt)}
+            values |= {"devices": devices, "seen_at": None}
+            if job.started_at is None and job.spec.deadline_hours is not None:
+                values["deadline_at"] = self.now() + job.spec.deadline_hours * 3600
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
             self._moved(connection, job, JobState.STARTING, f"Attempt {attempt} starts.", None, {"failure": None})
             return attempt
@@ -317,6 +338,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
     ) -> None:
         now = self.now()
         values = {"state": to, "state_since": now, "reason": None if reason is None else storable(reason), **more}
+        values["waits_for"] = None
         if job.state in STAGE_OF:
             stage = STAGE_OF[job.state]
             spent = job.stage_times.get(stage, 0.0) + max(0.0, now - job.state_since.timestamp())
@@ -327,7 +349,8 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
             values["finished_at"] = now
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == job.id).values(values))
         level = "error" if to == JobState.FAILED else "info"
-        self._say(connection, job.id, "state", message, level=level, data={"from": job.state, "to": to})
+        data = {"from": job.state, "to": to} | ({"failure": more["failure"]} if more.get("failure") else {})
+        self._say(connection, job.id, "state", message, level=level, data=data)
 
     def _under_way(self, connection: Connection, parent: str | None, retry_of: str | None) -> Job | None:
         """A retry that has not ended yet.  Conflict where no job can go on from the parent, or from what is retried."""

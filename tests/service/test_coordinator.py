@@ -21,6 +21,7 @@ class World:
 
     def __init__(self, tmp_path) -> None:
         self.time = 1_800_000_000.0
+        self.chance = 1.0
         self.settings = Settings(
             home=tmp_path, max_running_jobs=2, max_attempts=3, backoff_seconds=5.0, cancel_grace_seconds=20.0
         )
@@ -29,7 +30,9 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.settings, clock=lambda: self.time)
+        self.coordinator = Coordinator(
+            self.store, self.ray, self.settings, clock=lambda: self.time, chance=lambda: self.chance
+        )
 
     def submit(self) -> str:
         return self.store.create_job(SPEC)[0].id
@@ -83,11 +86,11 @@ def test_looking_twice_changes_nothing(world: World) -> None:
 
 def test_a_driver_that_died_is_followed_by_another_after_a_pause_that_doubles(world: World) -> None:
     job_id = world.training()
-    world.ray.finish(f"{job_id}-a1", "FAILED", "Traceback\nMemoryError: no")
+    world.ray.finish(f"{job_id}-a1", "FAILED", "Traceback\nOSError: no")
     world.tick()
     job = world.job(job_id)
     assert (job.state, job.failures) == (JobState.QUEUED, 1)
-    assert job.reason is not None and "MemoryError: no" in job.reason and "5 s" in job.reason
+    assert job.reason is not None and "OSError: no" in job.reason and "5 s" in job.reason
     world.tick(4.9)
     assert world.job(job_id).state == JobState.QUEUED
     world.tick(0.2)
@@ -232,13 +235,15 @@ def test_a_job_that_ray_refuses_holds_up_no_other_and_is_given_up(world: World) 
     assert (world.job(refused).state, world.job(other).state) == (JobState.FAILED, JobState.STARTING)
 
 
-def test_jobs_of_a_head_that_was_lost_start_anew(world: World) -> None:
+def test_jobs_of_a_head_that_was_lost_start_anew_and_no_budget_counts_it(world: World) -> None:
     job_id = world.training()
-    world.ray.forget()
-    world.tick()
-    job = world.job(job_id)
-    assert job.state == JobState.QUEUED
-    assert job.reason is not None and "Ray does not know its driver any more" in job.reason
+    for attempt in range(2, 12):
+        world.ray.forget()
+        world.tick()
+        job = world.job(job_id)
+        assert (job.state, job.attempt, job.failures) == (JobState.STARTING, attempt, 0)
+        world.store.move(job_id, JobState.VALIDATING, attempt=attempt)
+    assert any("Ray does not know its driver any more" in event.message for event in world.store.events(job_id))
 
 
 def test_without_ray_everything_waits_and_nothing_is_used_up(world: World) -> None:
@@ -309,3 +314,120 @@ def test_a_driver_may_outlive_its_finished_job_for_a_moment_only(world: World) -
     world.tick(20)
     world.tick(20)
     assert world.ray.unfinished() == {}
+
+
+def test_what_broke_together_does_not_come_back_together(world: World) -> None:
+    waits = set()
+    for chance in (0.1, 0.5, 0.9):
+        job_id, world.chance = world.training(), chance
+        world.ray.finish(f"{job_id}-a1", "FAILED")
+        world.tick()
+        assert f"{5 * chance:g} s" in str(world.job(job_id).reason)
+        waits.add(world.job(job_id).reason)
+        world.store.set_desired(job_id, Desired.CANCEL)
+        world.tick()
+    assert len(waits) == 3
+
+
+def test_a_driver_that_runs_out_of_memory_is_tried_once_more(world: World) -> None:
+    job_id = world.training()
+    for attempt, state in ((1, JobState.QUEUED), (2, JobState.FAILED)):
+        world.ray.finish(f"{job_id}-a{attempt}", "FAILED", "ray.exceptions.OutOfMemoryError: killed")
+        world.tick()
+        assert (world.job(job_id).state, world.job(job_id).failure) == (state, "out_of_memory")
+        world.tick(60)
+
+
+def test_a_machine_that_was_taken_away_costs_no_attempt(world: World) -> None:
+    job_id = world.training()
+    for attempt in range(1, 11):
+        world.ray.finish(f"{job_id}-a{attempt}", "FAILED", "the node of the job was preempted")
+        world.tick()
+        assert (world.job(job_id).attempt, world.job(job_id).failures) == (attempt + 1, 0)
+
+
+def test_a_driver_that_falls_silent_is_ended_and_followed_by_another_and_one_that_speaks_is_not(world: World) -> None:
+    silent, speaks = world.training(), world.training()
+    for _ in range(40):
+        world.tick(50)
+        world.store.seen(speaks, 1)
+    world.tick()
+    job = world.job(silent)
+    assert (job.attempt, job.failures) == (2, 1)
+    told = " ".join(event.message for event in world.store.events(silent))
+    assert "hung during TRAINING" in told and "1800 s" in told
+    assert world.ray.status(f"{silent}-a1") == "STOPPED"
+    assert (world.job(speaks).attempt, world.ray.status(f"{speaks}-a1")) == (1, "RUNNING")
+
+
+def test_a_clock_that_jumps_makes_no_driver_silent_and_loses_no_lease(tmp_path) -> None:
+    world = World(tmp_path)
+    world.coordinator._span_clock = lambda: 0.0
+    job_id = world.training()
+    for hours in (1, -2, 3):
+        world.tick(hours * 3600)
+        world.coordinator._renew_at = 0.0
+        world.tick()
+    assert (world.job(job_id).state, world.job(job_id).attempt) == (JobState.TRAINING, 1)
+
+
+def test_a_driver_that_ray_leaves_pending_is_given_up_after_a_minute(world: World) -> None:
+    class Stuck(FakeRayJobs):
+        def status(self, submission: str) -> str | None:
+            status = super().status(submission)
+            return "PENDING" if status == "RUNNING" else status
+
+    world.ray = Stuck()
+    world.restart()
+    job_id = world.submit()
+    world.tick()
+    world.tick(59)
+    assert world.job(job_id).state == JobState.STARTING
+    world.tick(2)
+    world.tick()
+    assert (world.job(job_id).state, world.job(job_id).failures) == (JobState.QUEUED, 1)
+
+
+def test_a_cancel_at_once_waits_for_nobody(world: World) -> None:
+    job_id = world.training()
+    world.store.set_desired(job_id, Desired.CANCEL)
+    world.tick()
+    assert world.job(job_id).state == JobState.TRAINING
+    world.store.set_desired(job_id, Desired.CANCEL, at_once=True)
+    world.tick()
+    assert (world.job(job_id).state, world.ray.status(f"{job_id}-a1")) == (JobState.CANCELLED, "STOPPED")
+
+
+@pytest.mark.parametrize("state", [JobState.TRAINING, JobState.QUEUED, JobState.PAUSED, JobState.AWAITING_APPROVAL])
+def test_a_deadline_ends_a_job_wherever_it_stands_once_it_has_started(world: World, state: JobState) -> None:
+    spec = SPEC.model_copy(update={"deadline_hours": 2.0})
+    world.time += 10
+    job_id = world.store.create_job(spec)[0].id
+    world.tick()
+    for step in (JobState.VALIDATING, JobState.GROUPING, state):
+        assert world.store.move(job_id, step, attempt=1)
+    if state == JobState.PAUSED:
+        world.store.set_desired(job_id, Desired.PAUSE)
+    if state == JobState.QUEUED:
+        for _ in range(2):  # others take the room
+            world.store.set_priority(world.submit(), 100)
+        world.tick()
+    world.tick(7199)
+    assert world.job(job_id).state == state
+    assert not world.store.wish(job_id).overdue
+    world.tick(1)
+    assert world.store.wish(job_id).overdue
+    world.tick(20)  # a driver has the grace of a cancel to end by itself
+    job = world.job(job_id)
+    assert (job.state, job.failure) == (JobState.FAILED, "timeout")
+    assert job.reason is not None and "deadline_hours=2" in job.reason
+    assert world.ray.status(f"{job_id}-a1") == "STOPPED"
+
+
+def test_a_job_that_has_not_started_has_no_deadline_yet(world: World) -> None:
+    for _ in range(2):
+        world.submit()
+    world.tick()
+    job_id = world.store.create_job(SPEC.model_copy(update={"deadline_hours": 1.0}))[0].id
+    world.tick(7200)
+    assert (world.job(job_id).state, world.job(job_id).deadline_at) == (JobState.QUEUED, None)
