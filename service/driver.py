@@ -15,6 +15,7 @@ from service.settings import Settings
 from service.stages.group import group
 from service.stages.profile import profile
 from service.stages.publish import publish
+from service.stages.retried import take_over_retried
 from service.stages.run import Interrupted, JobRun, StageFailed, StaleAttempt
 from service.stages.search import search
 from service.stages.train import train
@@ -46,6 +47,7 @@ def run_job(
         launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
         if job.spec.search is not None:
             launcher.check_search(job.spec.search)
+        take_over_retried(run)
         validate(run)
         profile(run)
         group(run)

@@ -41,7 +41,7 @@ def inherit_signatures(run: JobRun, parent: Parent) -> None:
         return
     stored, new = parent.file(SIGNATURES), new_tasks(run, parent)
     if not new:
-        _copy(stored, target)
+        copy_file(stored, target)
         return
     with np.load(stored, allow_pickle=False) as arrays:
         known = dict(arrays)
@@ -166,8 +166,8 @@ def _trained_plan(parent: Parent) -> Plan | None:
     return Plan.model_validate_json(parent.file(plan_path(number)).read_text(encoding="utf-8"))
 
 
-def _copy(source: Path, target: Path) -> None:
-    """The file is there whole or not at all."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file; it is there whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".draft-{target.name}")
     shutil.copyfile(source, draft)

@@ -1,5 +1,6 @@
 """The finished job that a job goes on from, if it does: a job with new tasks, or one that runs a plan again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,13 @@ def tell_goes_on(run: JobRun) -> None:
         run.event("baseline_left_out", "The baseline all is left out: with new tasks it would train every task anew.")
 
 
-def zero_shot_parts(run: JobRun) -> list[tuple[str, ...]]:
-    """The job's tasks, in the parts in which they are looked at with nothing trained: those of every generation."""
-    parent = parent_of(run)
-    if parent is None:
-        return [tuple(task.name for task in run.spec.tasks)]
-    new = tuple(new_tasks(run, parent))
-    return [*zero_shot_parts(parent.run), *([new] if new else [])]
+def zero_shot_parts(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The job's tasks, in the parts in which they are looked at with nothing trained: those of every generation.
+
+    `found` is what validation found, by task.
+    """
+    parts: dict[int, tuple[str, ...]] = {}
+    for name, task in found.items():
+        generation = task.get("generation", 1)
+        parts[generation] = (*parts.get(generation, ()), name)
+    return [parts[generation] for generation in sorted(parts)]

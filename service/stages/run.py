@@ -107,6 +107,10 @@ class JobRun:
         """Writes test results; the same task and baseline again replaces them."""
         self._landed(self.store.put_results(self.job, rows, attempt=self.attempt))
 
+    def take_over_rows(self, source: str) -> None:
+        """Copies another job's plans and metric points."""
+        self._landed(self.store.take_over_rows(self.job, source, attempt=self.attempt))
+
     def check(self) -> None:
         """Raises `Interrupted` or `StaleAttempt` where the attempt should not go on.  Asked before every artifact."""
         wish = self.store.wish(self.job)

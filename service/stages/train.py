@@ -61,8 +61,9 @@ def train(run: JobRun) -> Trained:
 
 
 def _units(run: JobRun) -> TrainUnits:
-    sizes = {name: found["num_train"] for name, found in datasets(run).items()}
-    return train_units(run.spec, read_plan(run), sizes, class_lists(run), tuned(run), zero_shot_parts(run))
+    found = datasets(run)
+    sizes = {name: task["num_train"] for name, task in found.items()}
+    return train_units(run.spec, read_plan(run), sizes, class_lists(run), tuned(run), zero_shot_parts(found))
 
 
 class _Results(Landing):

@@ -27,7 +27,9 @@ def validate(run: JobRun) -> None:
         return
     known = known_datasets(run)
     new = tuple(task for task in run.spec.tasks if task.name not in known)
-    fresh = _look(run, new) if new else []
+    generation = 1 + max((task.get("generation", 1) for task in known.values()), default=0)
+    looked = _look(run, new) if new else []
+    fresh: list[dict[str, Any]] = [task | {"generation": generation} for task in looked]
     found = known | {task["name"]: task for task in fresh}
     check_found(run.spec, found)
     run.check()
