@@ -3,8 +3,9 @@
 Runs wherever it is called: in a thread, an actor, a rank of a data-parallel run.  It knows nothing of Ray or of jobs.
 """
 
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData, load_task
 from workers.launching.board import Outcome
+from workers.launching.estimate import try_out
+from workers.launching.estimate_work import EstimateWork
 from workers.launching.work import MeasureWork, PassWork, ProfileWork, ValidateWork, Work
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
@@ -38,14 +41,34 @@ def execute(
     `should_stop()` turned true.
     """
     torch.set_num_threads(work.num_threads)
+    began_at = time.time()
     clip = _clip(work, clip_cache, device, log)
+    if isinstance(work, EstimateWork):
+
+        def perform(small: Work, sample: Mapping[str, TaskData], report: Callable[[Progress], None]) -> Any:
+            return _perform(small, clip, sample, should_stop=should_stop, report=report, log=log, ranks=None)
+
+        return try_out(work, clip, began_at=began_at, perform=perform, should_stop=should_stop)
     data: dict[str, TaskData] = {}
     for task in work.tasks:
         if should_stop():
             raise Stopped(f"stopped before the images of task {task.name!r} were read")
         data[task.name] = load_task(task, clip.resize, roots=work.roots, cache_dir=work.cache_dir)
         _refuse_changed(data[task.name], work.fingerprints.get(task.name))
+    return _perform(work, clip, data, should_stop=should_stop, report=report, log=log, ranks=ranks)
 
+
+def _perform(
+    work: Work,
+    clip: FrozenCLIP,
+    data: Mapping[str, TaskData],
+    *,
+    should_stop: Callable[[], bool],
+    report: Callable[[Progress], None],
+    log: Callable[[str], None],
+    ranks: Ranks | None,
+) -> Any:
+    """Runs a work over its data."""
     match work:
         case ValidateWork():
             for found in data.values():
