@@ -23,6 +23,7 @@ from service.stages.validate import validate
 from service.states import JobState
 from service.store import Store
 from workers import faults
+from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
 
@@ -43,6 +44,7 @@ def run_job(
     job = store.get_job(job_id)
     run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
     faults.point("driver.begins")
+    failure: FailureClass | None = None
     try:
         launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
         if job.spec.search is not None:
@@ -55,7 +57,7 @@ def run_job(
         trained = train(run)
         to, reason = publish(run, trained)
     except Interrupted as wish:
-        to, reason = wish.to, wish.reason
+        to, reason, failure = wish.to, wish.reason, wish.failure
     except StaleAttempt as stale:
         log.warning("%s", stale)
         return store.get_job(job_id).state
@@ -70,7 +72,7 @@ def run_job(
         log.exception("attempt %d of %s failed", attempt, job_id)
         to, reason = JobState.FAILED, f"{type(error).__name__}: {error}. The log `driver.log` has the details."
     faults.point("driver.ends")
-    store.move(job_id, to, attempt=attempt, reason=reason)
+    store.move(job_id, to, attempt=attempt, reason=reason, failure=failure)
     faults.point("driver.ended")
     return store.get_job(job_id).state
 
@@ -90,6 +92,7 @@ def main(job_id: str, attempt: int) -> int:
             device=job.spec.resources.device,
             max_device_workers=settings.max_device_workers,
             gpus_per_worker=settings.gpus_per_worker,
+            devices=job.devices,
         )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
         store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error))

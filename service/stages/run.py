@@ -5,20 +5,27 @@ taken over, and then this one ends at once.
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from grouping.plan import Plan
 from service.artifacts import JobFiles, plan_path
+from service.endings import deadline_reason
 from service.settings import Settings
 from service.spec import JobSpec
 from service.states import Desired, JobState
 from service.store import Store
+from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
 from workers.launching.work import GroupUnit
 
 log = logging.getLogger(__name__)
+
+SIGN_SECONDS = 5.0
+"""Between two signs of life of a driver."""
 
 
 class StaleAttempt(Exception):
@@ -28,10 +35,11 @@ class StaleAttempt(Exception):
 class Interrupted(Exception):
     """A wish ended the attempt before its job was done; `to` is where the job goes."""
 
-    def __init__(self, to: JobState, reason: str) -> None:
-        super().__init__(to, reason)
+    def __init__(self, to: JobState, reason: str, failure: FailureClass | None = None) -> None:
+        super().__init__(to, reason, failure)
         self.to = to
         self.reason = reason
+        self.failure = failure
 
 
 class StageFailed(Exception):
@@ -56,6 +64,7 @@ class JobRun:
     settings: Settings
     terminated: Callable[[], bool] = field(default=lambda: False)
     """True once this process was asked to end (SIGTERM)."""
+    _signed_at: float = field(default=-math.inf, init=False)
 
     def enter(self, state: JobState) -> None:
         """Moves the job into a stage."""
@@ -112,8 +121,14 @@ class JobRun:
         self._landed(self.store.take_over_rows(self.job, source, attempt=self.attempt))
 
     def check(self) -> None:
-        """Raises `Interrupted` or `StaleAttempt` where the attempt should not go on.  Asked before every artifact."""
+        """Raises `Interrupted` or `StaleAttempt` where the attempt should not go on.  Asked before every artifact.
+
+        Every few seconds it also leaves a sign of life: a driver that asks no more counts as hung some day.
+        """
         wish = self.store.wish(self.job)
+        if time.monotonic() - self._signed_at > min(SIGN_SECONDS, self.settings.stall_seconds / 4):
+            self.store.seen(self.job, self.attempt)
+            self._signed_at = time.monotonic()
         if wish.attempt != self.attempt or not wish.active:
             owner = f"attempt {wish.attempt} owns the job" if wish.attempt != self.attempt else "the job was taken away"
             raise StaleAttempt(f"attempt {self.attempt} of {self.job} is over: {owner}")
@@ -121,6 +136,8 @@ class JobRun:
             raise Interrupted(JobState.CANCELLED, "cancelled by its user")
         if wish.desired is Desired.PAUSE:
             raise Interrupted(JobState.PAUSED, "paused by its user; checkpoints are kept")
+        if wish.overdue:
+            raise Interrupted(JobState.FAILED, deadline_reason(self.spec), FailureClass.TIMEOUT)
         if wish.draining or self.terminated():
             raise Interrupted(JobState.QUEUED, "the service shuts down; the job goes on when it is back")
 

@@ -6,6 +6,7 @@ its own actor, which starts a Ray Train run; all other works go to device worker
 
 import importlib.util
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -138,6 +139,7 @@ class RayLauncher(Launcher):
         max_device_workers: int = 2,
         num_threads: int = 1,
         gpus_per_worker: float = 1.0,
+        devices: int | None = None,
         address: str = "auto",
     ) -> None:
         """
@@ -145,6 +147,7 @@ class RayLauncher(Launcher):
             device: auto, cpu or cuda.  ValueError for one that the cluster lacks.
             max_device_workers: most workers at a time on CPU; GPUs are all used.
             gpus_per_worker: share of one GPU, at most 1.
+            devices: most device workers at a time, of any kind; None: no such limit.
             address: the cluster, unless this process is connected already.
         """
         if not ray.is_initialized():
@@ -152,6 +155,7 @@ class RayLauncher(Launcher):
         self.num_threads = num_threads
         self._gpus_per_worker = gpus_per_worker
         self._max_device_workers = max_device_workers
+        self._devices = math.inf if devices is None else devices
         self._device = self._resolve(device)
         self._idle: list[_Worker] = []
         self._busy: list[tuple[_Worker, RayRunning]] = []
@@ -167,10 +171,10 @@ class RayLauncher(Launcher):
                     f"devices_per_group={devices}: the cluster has {present:g} {_unit(self._device)}. "
                     f"Use at most {int(present)}, or add machines."
                 )
-            return int(present // devices)
+            return max(1, int(min(present, self._devices) // devices))
         if self._device == "cuda":
-            return workers_on_gpus(present, self._gpus_per_worker)
-        return max(1, min(self._max_device_workers, int(present / self.num_threads)))
+            return int(min(workers_on_gpus(present, self._gpus_per_worker), self._devices))
+        return int(max(1, min(self._max_device_workers, present / self.num_threads, self._devices)))
 
     def check_search(self, search: SearchConfig) -> None:
         if search.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
