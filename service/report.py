@@ -6,6 +6,7 @@ no file of the job is read: differences, means and drawings follow from the inpu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -152,6 +153,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
+@cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("service"),
