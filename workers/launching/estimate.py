@@ -144,7 +144,7 @@ def _memory(device: torch.device) -> dict[str, Any]:
         return {"memory": "device", "peak": peak, "available": free + torch.cuda.memory_reserved(device)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     own = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return {"memory": "process", "peak": peak, "available": min(_free_on_machine() + own, *_limits())}
+    return {"memory": "process", "peak": peak, "available": min([_free_on_machine() + own, *_limits()])}
 
 
 def _free_on_machine() -> int:

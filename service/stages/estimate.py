@@ -1,0 +1,116 @@
+"""An estimate in the place of a job's stages: each is done in small, and what it took is told in `estimate.json`.
+
+It trains nothing that is kept.  A batch that does not fit into memory is an answer, not a failure.
+"""
+
+from collections.abc import Sequence
+
+from service.estimation import Sampled, forecast, layouts, out_of_memory, sample_of
+from service.stages.run import JobRun, StageFailed
+from service.stages.supervise import supervise
+from service.stages.validate import check_found, profiled_method, validation
+from service.states import JobState
+from service.wire_estimate import Forecast
+from workers.failures import FailureClass
+from workers.launching.board import Outcome
+from workers.launching.estimate_work import EstimateWork, Tried
+from workers.launching.work import GroupUnit, PassWork, ProfileWork, ValidateWork, Work
+
+ARTIFACT = "estimate.json"
+NUM_STEPS = 8
+"""Steps of whatever is tried; the first is not counted."""
+
+
+class _OutOfMemory(Exception):
+    """A work in small ran out of memory."""
+
+
+def estimate(run: JobRun) -> tuple[JobState, str | None]:
+    """Writes `estimate.json` unless it is there; the state that the estimate ends in, and why.
+
+    StageFailed where the job itself would fail, in the same words.
+    """
+    began = run.store.get_job(run.job).state_since.timestamp()
+    run.enter(JobState.VALIDATING)
+    if not run.files.exists(ARTIFACT):
+        found = _forecast(run, began)
+        run.check()
+        run.files.write_text(ARTIFACT, found.model_dump_json(indent=1))
+        run.event("estimated", found.memory.sentence, level="info" if found.memory.fits else "warning")
+    for state in (JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING):  # nothing is left to do in them
+        run.enter(state)
+    return JobState.SUCCEEDED, None
+
+
+def _forecast(run: JobRun, began: float) -> Forecast:
+    spec, workers = run.spec, run.launcher.capacity(run.spec.resources.devices_per_group)
+    (validated,) = _try(run, [("validate", validation(run, tuple(spec.tasks)))])
+    tasks = {task["name"]: task for task in validated.tasks}
+    check_found(spec, tasks)
+    ways = layouts(spec, list(tasks.values()), workers)
+    passes = [members for way in ways for members in way[:workers]]  # the costliest, as many as would run at a time
+    try:
+        profiled = _try(run, _profile(run))
+        works = [(f"pass-{number}", _pass(run, members)) for number, members in enumerate(passes, start=1)]
+        trained = _try(run, works)
+    except _OutOfMemory as error:
+        return out_of_memory(spec, validated, workers, str(error))
+    found = Sampled(
+        validation=validated,
+        profile=profiled[0] if profiled else None,
+        passes=list(zip(passes, trained, strict=True)),
+        waited=max(0.0, validated.began_at - began),
+    )
+    return forecast(spec, found, ways, workers)
+
+
+def _try(run: JobRun, works: Sequence[tuple[str, ValidateWork | ProfileWork | PassWork]]) -> list[Tried]:
+    """What every work in small took; as many at a time as the job would run.  _OutOfMemory."""
+    found: dict[str, Tried] = {}
+
+    def on_end(work: Work, outcome: Outcome) -> list[Work]:
+        if outcome.fault == FailureClass.OUT_OF_MEMORY:
+            raise _OutOfMemory(outcome.error)
+        if outcome.kind != "done":
+            raise StageFailed(outcome.error, outcome.traceback)
+        found[work.groups[0].id] = Tried.of_json(outcome.value)
+        return []
+
+    small = []
+    for name, work in works:
+        common = run.common()
+        common["tasks"] = work.tasks
+        unit = GroupUnit(f"estimate-{name}", "estimate", tuple(task.name for task in work.tasks), run.spec.method)
+        small.append(EstimateWork(**common, groups=(unit,), of=work, sample=sample_of(run.spec), num_steps=NUM_STEPS))
+    if small:
+        supervise(run, small, on_end)
+    return [found[work.groups[0].id] for work in small]
+
+
+def _profile(run: JobRun) -> list[tuple[str, ProfileWork]]:
+    """The profile's work; none for a job without one."""
+    if run.spec.trivial_sharing is not None:
+        return []
+    run.enter(JobState.PROFILING)
+    method, names = profiled_method(run.spec), tuple(task.name for task in run.spec.tasks)
+    unit = GroupUnit("shared", "shared", names, method)
+    work = ProfileWork(
+        **run.common(),
+        groups=(unit,),
+        profile=run.spec.profile,
+        training=run.spec.training,
+        method=method,
+        directory=run.files.path("profile"),
+    )
+    return [("profile", work)]
+
+
+def _pass(run: JobRun, members: tuple[GroupUnit, ...]) -> PassWork:
+    """A pass as the job would run it; over several devices, what one of them does."""
+    needed = {task for unit in members for task in unit.tasks}
+    common = run.common()
+    common["tasks"] = tuple(task for task in run.spec.tasks if task.name in needed)
+    share = -(-run.spec.training.batch_size // run.spec.resources.devices_per_group)
+    training = run.spec.training.model_copy(update={"batch_size": share})
+    folders = {unit.id: run.files.path(f"groups/{unit.id}") for unit in members}
+    return PassWork(**common, groups=members, training=training, directories=folders)
