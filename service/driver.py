@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from service.artifacts import JobFiles
 from service.settings import Settings
+from service.stages.estimate import estimate
 from service.stages.group import group
 from service.stages.profile import profile
 from service.stages.publish import publish
@@ -50,12 +51,7 @@ def run_job(
         if job.spec.search is not None:
             launcher.check_search(job.spec.search)
         take_over_retried(run)
-        validate(run)
-        profile(run)
-        group(run)
-        search(run)
-        trained = train(run)
-        to, reason = publish(run, trained)
+        to, reason = estimate(run) if job.purpose == "estimate" else _walk(run)
     except Interrupted as wish:
         to, reason, failure = wish.to, wish.reason, wish.failure
     except StaleAttempt as stale:
@@ -75,6 +71,15 @@ def run_job(
     store.move(job_id, to, attempt=attempt, reason=reason, failure=failure)
     faults.point("driver.ended")
     return store.get_job(job_id).state
+
+
+def _walk(run: JobRun) -> tuple[JobState, str | None]:
+    """Every stage in its turn; the state that the job ends in, and why."""
+    validate(run)
+    profile(run)
+    group(run)
+    search(run)
+    return publish(run, train(run))
 
 
 def main(job_id: str, attempt: int) -> int:
