@@ -3,6 +3,9 @@
 Start: lock the home, open the store, start or adopt Ray, coordinate.  A clean stop of an embedded service tells the
 drivers to drain and waits a few seconds for their checkpoints; what ran is QUEUED then and goes on at the next start.
 With a cluster of somebody else's, training goes on without us.
+
+Several control planes, each with a home of its own, may share a database, a storage and a cluster: all answer, and the
+one that holds the lease acts.
 """
 
 import fcntl
@@ -17,7 +20,8 @@ from typing import TextIO
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.coordinator import Coordinator
-from service.errors import HeadFailed, RayUnavailable, ServiceRunning
+from service.errors import HeadFailed, RayUnavailable, ServiceRunning, StaleLease
+from service.keeper import Keeper
 from service.planning import Planner
 from service.ray_head import RayHead
 from service.ray_jobs import DriverJobs, RayJobs
@@ -29,6 +33,9 @@ from workers import faults
 log = logging.getLogger(__name__)
 
 _HEAD_LOOK_SECONDS = 2.0
+_LAST_LOOK_SECONDS = 2.0
+KEEP_SECONDS = 20.0
+"""Between two looks at what files take and which are not wanted any more."""
 
 
 class ControlPlane:
@@ -56,7 +63,6 @@ class ControlPlane:
         faults.arm(self.settings.faults, self.settings.faults_ledger)
         try:
             self.store.create_schema()
-            self.store.set_draining(False)
             Path(self.settings.storage).mkdir(parents=True, exist_ok=True)
             self.settings.write_running()
             self._start_ray()
@@ -69,6 +75,10 @@ class ControlPlane:
         self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings)
         self._stop.clear()
         self._threads = [threading.Thread(target=self._coordinator.run, args=(self._stop,), name="coordinator")]
+        keeper = Keeper(self.store, self.settings)
+        self._threads.append(
+            threading.Thread(target=self._keep, args=(keeper, self._coordinator), name="keeper", daemon=True)
+        )
         if self._head is not None:
             self._threads.append(threading.Thread(target=self._keep_head, args=(self._head,), name="ray-head"))
         for thread in self._threads:
@@ -81,13 +91,17 @@ class ControlPlane:
             return
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout=_LAST_LOOK_SECONDS if thread.daemon else None)
+        assert self._coordinator is not None
         try:
-            if self.settings.ray_address is None:
-                self._drain()
+            if self.settings.ray_address is None and self._coordinator.fence is not None:
+                self._drain(self._coordinator.fence)
+            self._coordinator.rest()
+        except (SQLAlchemyError, StaleLease) as error:  # what runs is taken up by whoever comes next
+            log.warning("the service could not drain: %s", error)
+        finally:
             if self._head is not None:
                 self._head.stop()
-        finally:
             self._release()
 
     @property
@@ -124,7 +138,17 @@ class ControlPlane:
             assert isinstance(self.ray_jobs, RayJobs)
             self.ray_jobs.move_to(head.address)
 
-    def _drain(self) -> None:
+    def _keep(self, keeper: Keeper, coordinator: Coordinator) -> None:
+        """In a thread of its own: a storage that hangs holds up no job."""
+        while not self._stop.wait(KEEP_SECONDS):
+            try:
+                if coordinator.fence is not None:
+                    keeper.measure(time.time())
+                    keeper.purge(time.time())
+            except Exception:
+                log.exception("files were not looked after; the next try is in %.0f s", KEEP_SECONDS)
+
+    def _drain(self, fence: int) -> None:
         """Drivers checkpoint and hand their jobs back; those of drivers that are too slow are taken back."""
         assert self.ray_jobs is not None
         self.store.set_draining(True)
@@ -138,7 +162,7 @@ class ControlPlane:
             except RayUnavailable as error:  # the head's own end takes the driver along
                 log.warning("%s", error)
             reason = "The service was shut down; the job goes on from its last checkpoint at the next start."
-            self.store.move(job.id, JobState.QUEUED, attempt=job.attempt, reason=reason)
+            self.store.move(job.id, JobState.QUEUED, attempt=job.attempt, reason=reason, fence=fence)
 
     def _database_answers(self) -> str | bool:
         try:

@@ -1,4 +1,4 @@
-"""Removes what nobody wants any more: jobs that were deleted, or are too old, after the retention of the settings.
+"""Measures what jobs' files take, and removes jobs that were deleted, or are too old, after the settings' retention.
 
 Everything it does can be done again: whoever takes over from one that died half-way ends what that one began.
 """
@@ -42,6 +42,16 @@ class Keeper:
             limit=limit,
         )
         return [job_id for job_id in due if self._remove(job_id)]
+
+    def measure(self, now: float) -> None:
+        """Finds out what the files of some jobs take, of those first that were not measured for longest."""
+        for job_id in self._store.jobs_to_measure(now):
+            try:
+                size = sum(info.size for info in JobFiles(self._settings.storage, job_id).list())
+            except OSError as error:
+                log.warning("the files of job %s could not be measured: %s", job_id, error)
+                continue
+            self._store.set_stored(job_id, size, now)
 
     def _remove(self, job_id: str) -> bool:
         try:
