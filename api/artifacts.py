@@ -36,7 +36,7 @@ def fetch(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The file's bytes.  Understands `Range`, `If-Range` and `If-None-Match`."""
-    return _file(job_id, path, request, views, if_none_match)
+    return file_answer(job_id, path, request, views, if_none_match)
 
 
 @router.get("/report", summary="The report, as a page", response_class=FileResponse)
@@ -44,10 +44,11 @@ def report(
     job_id: str, request: Request, views: ViewsOf, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """A page with the groups, the similarities and the results.  404 until the job has published it."""
-    return _file(job_id, views.report_path(job_id), request, views, if_none_match)
+    return file_answer(job_id, views.report_path(job_id), request, views, if_none_match)
 
 
-def _file(job_id: str, path: str, request: Request, views: ViewsOf, if_none_match: str | None) -> Response:
+def file_answer(job_id: str, path: str, request: Request, views: ViewsOf, if_none_match: str | None) -> Response:
+    """A file of a job, or the part of it that the request asks for."""
     place, status = views.artifact(job_id, path)
     tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'  # files are replaced, never changed in place
     headers = {"ETag": tag, **_SANDBOX}

@@ -55,15 +55,20 @@ def authenticate(
 ) -> Principal:
     """Whose request it is.  Unauthorized, ForeignOrigin, TooManyRequests."""
     request.state.principal = principal = _principal(request, control_plane, bearer)
-    wait = request.app.state.limiter.seconds_to_wait(principal.key or "")
+    limit(request, principal.key)
+    return principal
+
+
+def limit(request: Request, key: str | None) -> None:
+    """Counts a request that a key answers for.  TooManyRequests."""
+    wait = request.app.state.limiter.seconds_to_wait(key or "")
     if wait:
-        limit = control_plane.settings.requests_per_minute
+        most = request.app.state.control_plane.settings.requests_per_minute
         raise TooManyRequests(
-            f"More than {limit} requests within a minute by one key. Wait {wait} s; events can be streamed instead of "
+            f"More than {most} requests within a minute by one key. Wait {wait} s; events can be streamed instead of "
             "asked for.",
             seconds=wait,
         )
-    return principal
 
 
 PrincipalOf = Annotated[Principal, Depends(authenticate)]
@@ -84,6 +89,11 @@ def require(principal: Principal, role: Role) -> None:
             f"The API key {principal.name!r:.60} has the role {principal.role}; this takes at least {role}. "
             "Ask an admin for a key with that role."
         )
+
+
+def operate(principal: PrincipalOf) -> None:
+    """Lets operators and admins pass.  Forbidden."""
+    require(principal, Role.OPERATOR)
 
 
 def administer(principal: PrincipalOf) -> None:

@@ -15,6 +15,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, ViewsOf
 from service import wire
 from service.store import Store
@@ -23,6 +24,7 @@ from service.views import Views
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
 
 HEARTBEAT_SECONDS = 15.0
+KEY_CHECK_SECONDS = 10.0  # so long a stream outlives the key that opened it
 _PAGE = 500
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -36,6 +38,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def events(
     job_id: str,
     request: Request,
+    principal: PrincipalOf,
     control_plane: ControlPlaneOf,
     views: ViewsOf,
     after: Annotated[int, Query(ge=0, lt=2**53, description="Only events with a higher number.")] = 0,
@@ -46,6 +49,7 @@ async def events(
 
     With `Accept: text/event-stream` the answer is a stream of server-sent events that stays open until the job has
     finished.  Its last event is named `end` and holds the job's state.  To go on after a break send `Last-Event-ID`.
+    A stream whose key is revoked or expires is closed.
     """
     if "text/event-stream" not in request.headers.get("accept", ""):
         return await anyio.to_thread.run_sync(partial(views.events, job_id, after=after, limit=limit))
@@ -55,6 +59,7 @@ async def events(
             job_id,
             control_plane.store,
             views,
+            key=principal.key,
             after=after if last_event_id is None else last_event_id,
             poll_seconds=control_plane.settings.poll_seconds,
             closing=request.app.state.closing,
@@ -64,11 +69,22 @@ async def events(
 
 
 async def _stream(
-    job_id: str, store: Store, views: Views, *, after: int, poll_seconds: float, closing: threading.Event
+    job_id: str,
+    store: Store,
+    views: Views,
+    *,
+    key: str | None,
+    after: int,
+    poll_seconds: float,
+    closing: threading.Event,
 ) -> AsyncIterator[bytes]:
-    """Looks for events until the job has finished and all are told, or this process shuts down."""
-    heard = time.monotonic()
+    """Looks for events until the job has finished and all are told, the key ends, or this process shuts down."""
+    heard = checked = time.monotonic()
     while not closing.is_set():
+        if key is not None and time.monotonic() - checked >= KEY_CHECK_SECONDS:
+            if not await anyio.to_thread.run_sync(store.key_works, key):
+                return
+            checked = time.monotonic()
         # the state first: events of a job that is finished by now are all in the page that is read after it
         job = await anyio.to_thread.run_sync(store.get_job, job_id)
         page = await anyio.to_thread.run_sync(partial(views.events, job_id, after=after, limit=_PAGE))

@@ -61,6 +61,14 @@ class KeyRows(Database):
                 connection.execute(update(api_keys).where(api_keys.c.prefix == row["prefix"]).values(last_used_at=now))
         return KeyInfo.of(row)
 
+    def key_works(self, prefix: str) -> bool:
+        """Whether the key of this prefix is there, and neither expired nor revoked."""
+        now, ends = self.now(), (api_keys.c.expires_at, api_keys.c.revoked_at)
+        alive = [or_(end.is_(None), end > now) for end in ends]
+        with self.read() as connection:
+            found = connection.execute(select(api_keys.c.prefix).where(api_keys.c.prefix == prefix, *alive)).first()
+        return found is not None
+
     def list_keys(self) -> list[KeyInfo]:
         """All keys, revoked ones too, oldest first."""
         with self.read() as connection:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from service.errors import HeadFailed
 from service.processes import Process, end, marked, wait_until_gone
-from service.settings import Settings, child_environment, write_private
+from service.settings import Settings, child_environment, private_secret, write_private
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,7 @@ class RayHead:
     @property
     def token(self) -> str:
         """The secret that this head asks for; made once per home, readable by its owner alone."""
-        if not self._token_file.exists():
-            write_private(self._token_file, secrets.token_hex(32))
-        return self._token_file.read_text().strip()
+        return private_secret(self._token_file)
 
     @property
     def mark(self) -> str:

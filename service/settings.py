@@ -8,6 +8,7 @@ holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials
 import json
 import os
 import re
+import secrets
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -46,6 +47,9 @@ class Settings(BaseSettings):
     """The Jobs API of an existing Ray cluster (`http://host:8265`).  Left out: a Ray head of our own."""
     ray_token: SecretStr | None = None
     """The cluster's token, if it asks for one."""
+    link_secret: SecretStr | None = Field(default=None, min_length=32)
+    """What links to files are signed with; the same for all control planes of a service.  Left out: made once, and kept
+    in `home/link_secret`."""
     host: str = "127.0.0.1"
     """Where the API listens."""
     port: int = Field(default=8080, ge=0, le=65535)
@@ -163,7 +167,7 @@ class Settings(BaseSettings):
 
     def write_running(self) -> Path:
         """Writes what this process runs with to `home/running.json`, readable by its owner alone, for the drivers."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude={"link_secret"})  # drivers make no links
         if self.ray_token is not None:
             values["ray_token"] = self.ray_token.get_secret_value()
         write_private(self.running_file, json.dumps(values, indent=1))
@@ -214,6 +218,13 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def private_secret(path: Path) -> str:
+    """The secret in a file that only its owner can read; made at the first call."""
+    if not path.exists():
+        write_private(path, secrets.token_hex(32))
+    return path.read_text().strip()
 
 
 def _read_private(path: Path) -> dict:

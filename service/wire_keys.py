@@ -57,6 +57,15 @@ class KeyList(Message):
     """The oldest first."""
 
 
+class ArtifactLink(Message):
+    """A URL that stands for a file of a job."""
+
+    url: str
+    """Asks for no key: whoever has it can fetch the file."""
+    expires_at: datetime
+    """When it stops working by itself."""
+
+
 class Whoami(Message):
     """Whose key the request carried."""
 

@@ -10,7 +10,7 @@ from service.control_plane import ControlPlane
 from service.roles import Role
 from tests.api.conftest import SPEC, YAML, run_to_the_end
 
-OPEN = {"/livez", "/readyz", "/metrics"}
+OPEN = {"/livez", "/readyz", "/metrics", "/v1/links/{token}/{name}"}
 
 
 def as_(client: TestClient, control_plane: ControlPlane, role: Role, tenant: str = "default") -> dict[str, str]:

@@ -11,8 +11,12 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from sqlalchemy import update
 
+from api import events
 from api.app import create_app
+from service import tables
+from service.client import ApiError, Cohort
 from service.control_plane import ControlPlane
 from service.spec import parse_spec
 from service.states import Desired, JobState
@@ -90,6 +94,34 @@ def test_a_waiting_stream_hears_of_what_happens_later(control_plane: ControlPlan
             assert next(events).event == "state"
             store.set_desired(job, Desired.PAUSE)
             assert next(events).event == "wish"
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_stream_ends_with_its_key(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    assert control_plane.settings.poll_seconds + events.KEY_CHECK_SECONDS < 60
+    monkeypatch.setattr(events, "KEY_CHECK_SECONDS", 0.0)
+    store = control_plane.store
+    job = store.create_job(parse_spec(SPEC))[0].id
+    key, other = (store.create_key("x", expires_in=3600) for _ in range(2))
+    with served(control_plane) as url, ExitStack() as stack:
+        streams = []
+        for each in (key, other):
+            headers = {"Authorization": f"Bearer {each}", "Accept": "text/event-stream"}
+            answer = httpx2.stream("GET", f"{url}/v1/jobs/{job}/events", headers=headers, timeout=20)
+            streams.append(iter(httpx2.EventSource(stack.enter_context(answer))))
+            assert next(streams[-1]).event == "state"
+        if how == "revoked":
+            store.revoke_key(key.split("_")[1])
+        else:
+            with store.write() as connection:
+                prefix = tables.api_keys.c.prefix == key.split("_")[1]
+                connection.execute(update(tables.api_keys).where(prefix).values(expires_at=store.now()))
+        assert list(streams[0]) == []
+        store.set_desired(job, Desired.PAUSE)
+        assert next(streams[1]).event == "wish"  # another key's stream goes on
+        with Cohort(url, key) as client, pytest.raises(ApiError) as refused:
+            list(client.watch(job))
+        assert refused.value.status == 401
 
 
 def test_an_open_stream_ends_when_the_server_stops(control_plane: ControlPlane, key: str) -> None:
