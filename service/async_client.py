@@ -11,6 +11,7 @@ import httpx2
 from service import calls, wire, wire_plans
 from service.calls import Call
 from service.spec import JobSpec
+from service.states import Verb
 
 T = TypeVar("T")
 
@@ -58,11 +59,13 @@ class AsyncCohort:
         """Whether the job would be accepted, and what a quick look at its data finds."""
         return await self._send(calls.validate(job))
 
-    async def jobs(self, *, state: str | None = None, page: int = 100) -> AsyncIterator[wire.JobSummary]:
-        """Every job, newest first, fetched page by page as they are asked for."""
+    async def jobs(
+        self, *, state: str | None = None, archived: bool = False, deleted: bool = False, page: int = 100
+    ) -> AsyncIterator[wire.JobSummary]:
+        """Every job, newest first, fetched page by page as they are asked for; or the archived, or the deleted ones."""
         after = None
         while True:
-            found = await self._send(calls.jobs(state, after, page))
+            found = await self._send(calls.jobs(state, after, page, archived=archived, deleted=deleted))
             for each in found.jobs:
                 yield each
             after = found.next
@@ -184,17 +187,48 @@ class AsyncCohort:
         """Test scores under the plan and under every baseline."""
         return await self._send(calls.results(job_id))
 
-    async def cancel(self, job_id: str) -> wire.Job:
-        """Asks the job to stop for good."""
-        return await self._send(calls.wish(job_id, "cancel"))
+    async def cancel(self, job_id: str, *, now: bool = False) -> wire.Job:
+        """Asks the job to stop for good: with its last checkpoints written, or `now` without."""
+        return await self._send(calls.cancel(job_id, now=now))
 
     async def pause(self, job_id: str) -> wire.Job:
         """Asks the job to write checkpoints and give its devices back."""
-        return await self._send(calls.wish(job_id, "pause"))
+        return await self._send(calls.verb(job_id, Verb.PAUSE))
 
     async def resume(self, job_id: str) -> wire.Job:
         """Lets a paused job go on."""
-        return await self._send(calls.wish(job_id, "resume"))
+        return await self._send(calls.verb(job_id, Verb.RESUME))
+
+    async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> wire.Job:
+        """Submits a finished job once more; it takes over what that one has finished and trains the rest."""
+        return await self._send(calls.retry(job_id, idempotency_key=idempotency_key))
+
+    async def clone(
+        self,
+        job_id: str,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> wire.Job:
+        """Submits a job like this one, with `overrides` merged into its description (RFC 7396)."""
+        return await self._send(calls.clone(job_id, overrides, name, idempotency_key=idempotency_key))
+
+    async def archive(self, job_id: str) -> wire.Job:
+        """Takes a finished job out of the listing, and keeps it."""
+        return await self._send(calls.verb(job_id, Verb.ARCHIVE))
+
+    async def unarchive(self, job_id: str) -> wire.Job:
+        """Puts an archived job back into the listing."""
+        return await self._send(calls.verb(job_id, Verb.UNARCHIVE))
+
+    async def delete(self, job_id: str) -> wire.Job:
+        """Deletes a finished job, which can be restored until its `purge_at`."""
+        return await self._send(calls.verb(job_id, Verb.DELETE))
+
+    async def restore(self, job_id: str) -> wire.Job:
+        """Takes a deletion back."""
+        return await self._send(calls.verb(job_id, Verb.RESTORE))
 
     async def approve(self, job_id: str, number: int = 0) -> wire.Job:
         """Lets a plan be trained."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from service import wire, wire_plans
 from service.spec import JobSpec
+from service.states import Verb
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -125,17 +126,46 @@ def validate(job: JobSpec | Path | str | bytes | dict[str, Any]) -> Call[wire.Va
     return Call("POST", "/v1/jobs/validate", _model(wire.Validation), headers={"Content-Type": kind}, content=text)
 
 
-def jobs(state: str | None = None, after: str | None = None, limit: int = 50) -> Call[wire.JobPage]:
-    return Call("GET", "/v1/jobs", _model(wire.JobPage), params=_given(state=state, after=after, limit=limit))
+def jobs(
+    state: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+    *,
+    archived: bool = False,
+    deleted: bool = False,
+) -> Call[wire.JobPage]:
+    params = _given(state=state, after=after, limit=limit, archived=archived or None, deleted=deleted or None)
+    return Call("GET", "/v1/jobs", _model(wire.JobPage), params=params)
 
 
 def job(job_id: str) -> Call[wire.Job]:
     return Call("GET", _path(job_id), _model(wire.Job))
 
 
-def wish(job_id: str, verb: str) -> Call[wire.Job]:
-    """`verb`: cancel, pause or resume; each is repeatable."""
-    return Call("POST", f"{_path(job_id)}/{verb}", _model(wire.Job))
+def verb(job_id: str, verb: Verb, **params: str) -> Call[wire.Job]:
+    """One that is repeatable: cancel, pause, resume, archive, unarchive, delete or restore."""
+    if verb == Verb.DELETE:
+        return Call("DELETE", _path(job_id), _model(wire.Job))
+    return Call("POST", f"{_path(job_id)}/{verb}", _model(wire.Job), params=params)
+
+
+def cancel(job_id: str, *, now: bool = False) -> Call[wire.Job]:
+    return verb(job_id, Verb.CANCEL, **({"mode": "now"} if now else {}))
+
+
+def retry(job_id: str, *, idempotency_key: str | None = None) -> Call[wire.Job]:
+    """Without a key one is made up, as for `submit`."""
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", f"{_path(job_id)}/{Verb.RETRY}", _model(wire.Job), headers=headers)
+
+
+def clone(
+    job_id: str, overrides: Mapping[str, Any] | None, name: str | None, *, idempotency_key: str | None = None
+) -> Call[wire.Job]:
+    """Without a key one is made up, as for `submit`."""
+    text = json.dumps(_given(overrides=overrides, name=name)).encode()
+    headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", f"{_path(job_id)}/{Verb.CLONE}", _model(wire.Job), headers=headers, content=text)
 
 
 def approve(job_id: str, number: int) -> Call[wire.Job]:

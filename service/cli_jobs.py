@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service import show, wire
-from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, tell
+from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, tell
 from service.states import JobState
 
 app = typer.Typer()
@@ -37,12 +37,15 @@ def submit(
 def ls(
     ctx: typer.Context,
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="The archived jobs instead.")] = False,
+    deleted: Annotated[bool, typer.Option("--deleted", help="The deleted jobs instead.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
     with connected(ctx) as client:
-        jobs = [job for job, _ in zip(client.jobs(state=state, page=min(limit, 500)), range(limit), strict=False)]
+        found = client.jobs(state=state, archived=archived, deleted=deleted, page=min(limit, 500))
+        jobs = [job for job, _ in zip(found, range(limit), strict=False)]
     tell(jobs, as_json, lambda: [show.jobs_table(jobs)] if jobs else ["No jobs. `cohort submit FILE` makes one."])
 
 
@@ -80,21 +83,96 @@ def results(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
 
 
 @app.command()
-def cancel(ctx: typer.Context, job: JobId) -> None:
-    """Stop a job for good."""
-    _wish(ctx, job, "cancel")
+def cancel(
+    ctx: typer.Context,
+    job: JobId,
+    now: Annotated[bool, typer.Option("--now", help="Without waiting for last checkpoints.")] = False,
+) -> None:
+    """Stop a job for good.  Its checkpoints are kept, and `retry` goes on from them."""
+    with connected(ctx) as client:
+        _say(client.cancel(job_id_of(client, job), now=now))
 
 
 @app.command()
 def pause(ctx: typer.Context, job: JobId) -> None:
     """Let a job write checkpoints and give its devices back."""
-    _wish(ctx, job, "pause")
+    with connected(ctx) as client:
+        _say(client.pause(job_id_of(client, job)))
 
 
 @app.command()
 def resume(ctx: typer.Context, job: JobId) -> None:
     """Let a paused job go on where it stopped."""
-    _wish(ctx, job, "resume")
+    with connected(ctx) as client:
+        _say(client.resume(job_id_of(client, job)))
+
+
+@app.command()
+def retry(ctx: typer.Context, job: JobId, watch: Watch = False, as_json: Json = False) -> None:
+    """Train what is missing of a job that failed or was cancelled, as a job of its own."""
+    with connected(ctx) as client:
+        child = client.retry(job_id_of(client, job))
+        if watch:
+            follow(client, child.id)
+    line = f"{child.id} is {child.state}: it retries {child.retry_of}. See it with `cohort watch {child.id}`."
+    tell(child, as_json, lambda: [line])
+
+
+@app.command()
+def clone(
+    ctx: typer.Context,
+    job: JobId,
+    name: Annotated[str | None, typer.Option(help="What the new job is called.  (default: as the other)")] = None,
+    overrides: Annotated[
+        Path | None, typer.Option(help="A YAML or JSON file with what is different, as in a job description.")
+    ] = None,
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a job like another one, from the beginning, with other settings."""
+    with connected(ctx) as client:
+        job_id = job_id_of(client, job)
+        child = client.clone(
+            job_id, None if overrides is None else read_mapping(overrides, "training: {epochs: 10}"), name=name
+        )
+        if watch:
+            follow(client, child.id)
+    line = f"{child.id} is {child.state}: a clone of {job_id}. See it with `cohort watch {child.id}`."
+    tell(child, as_json, lambda: [line])
+
+
+@app.command()
+def archive(ctx: typer.Context, job: JobId) -> None:
+    """Put a finished job away: out of the listing, and kept."""
+    with connected(ctx) as client:
+        found = client.archive(job_id_of(client, job))
+    typer.echo(f"{found.id} is archived; `cohort ls --archived` lists it.")
+
+
+@app.command()
+def unarchive(ctx: typer.Context, job: JobId) -> None:
+    """Put an archived job back into the listing."""
+    with connected(ctx) as client:
+        found = client.unarchive(job_id_of(client, job))
+    typer.echo(f"{found.id} is in the listing.")
+
+
+@app.command()
+def delete(ctx: typer.Context, job: JobId) -> None:
+    """Delete a finished job.  It can be restored for some days."""
+    with connected(ctx) as client:
+        found = client.delete(job_id_of(client, job))
+    typer.echo(
+        f"{found.id} is deleted; until {found.purge_at:%Y-%m-%d %H:%M} UTC `cohort restore {found.id}` undoes it."
+    )
+
+
+@app.command()
+def restore(ctx: typer.Context, job: JobId) -> None:
+    """Take a deletion back."""
+    with connected(ctx) as client:
+        found = client.restore(job_id_of(client, job))
+    typer.echo(f"{found.id} is {found.state} and not deleted.")
 
 
 @app.command()
@@ -127,11 +205,8 @@ def pull(
     typer.echo(f"The bundle is in {place}. Try `cohort predict {place} TASK IMAGE`.")
 
 
-def _wish(ctx: typer.Context, job: str, verb: str) -> None:
-    with connected(ctx) as client:
-        job_id = job_id_of(client, job)
-        found = {"cancel": client.cancel, "pause": client.pause, "resume": client.resume}[verb](job_id)
-    typer.echo(f"{job_id} is {found.state}, asked to {found.desired}.")
+def _say(job: wire.Job) -> None:
+    typer.echo(f"{job.id} is {job.state}, asked to {job.desired}.")
 
 
 def _validation_line(found: wire.Validation) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from pydantic import BaseModel
 
 from service import live, show
@@ -40,6 +41,17 @@ def job_id_of(client: Cohort, given: str) -> str:
     if newest is None:
         raise ValueError("There is no job yet, so no last one. `cohort submit FILE` makes one.")
     return newest.id
+
+
+def read_mapping(file: Path, example: str) -> dict[str, Any]:
+    """What a YAML or JSON file holds under which name.  ValueError, with a line such as it might hold."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML ({error}). Write lines like `{example}`.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no names and values. Write lines like `{example}`.")
+    return found
 
 
 def tell(value: Any, as_json: bool, lines: Callable[[], Iterable[Any]]) -> None:

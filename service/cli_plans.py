@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service import wire_plans
-from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, tell
+from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, tell
 from service.client import Cohort
 from service.plan_words import counted
 
@@ -111,7 +111,9 @@ def _replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None
             "`g1: [art, clipart]`."
         )
     settings = dict(_setting(change) for change in changes)
-    return client.replan(job_id, settings or None, groups=None if groups is None else _groups(groups))
+    return client.replan(
+        job_id, settings or None, groups=None if groups is None else read_mapping(groups, "g1: [art, clipart]")
+    )
 
 
 def _lines(job_id: str, found: list[wire_plans.PlanSummary] | wire_plans.PlanDetail) -> list[str | Table]:
@@ -197,16 +199,6 @@ def _setting(change: str) -> tuple[str, Any]:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {change!r:.60}: the value is no YAML ({error}). Try num_groups=3.") from error
-
-
-def _groups(file: Path) -> dict[str, list[str]]:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML ({error}). Write lines like `g1: [art, clipart]`.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no groups. Write lines like `g1: [art, clipart]`.")
-    return found
 
 
 def _changes(plan: wire_plans.PlanSummary, first: wire_plans.PlanSummary) -> str:

@@ -16,6 +16,7 @@ from service import calls, wire, wire_plans
 from service.async_client import AsyncCohort
 from service.calls import ApiError, BundleBroken, Call, Unreachable
 from service.spec import JobSpec
+from service.states import Verb
 
 __all__ = ["ApiError", "AsyncCohort", "BundleBroken", "Cohort", "Unreachable"]
 
@@ -65,11 +66,13 @@ class Cohort:
         """Whether the job would be accepted, and what a quick look at its data finds."""
         return self._send(calls.validate(job))
 
-    def jobs(self, *, state: str | None = None, page: int = 100) -> Iterator[wire.JobSummary]:
-        """Every job, newest first, fetched page by page as they are asked for."""
+    def jobs(
+        self, *, state: str | None = None, archived: bool = False, deleted: bool = False, page: int = 100
+    ) -> Iterator[wire.JobSummary]:
+        """Every job, newest first, fetched page by page as they are asked for; or the archived, or the deleted ones."""
         after = None
         while True:
-            found = self._send(calls.jobs(state, after, page))
+            found = self._send(calls.jobs(state, after, page, archived=archived, deleted=deleted))
             yield from found.jobs
             after = found.next
             if after is None:
@@ -189,17 +192,48 @@ class Cohort:
         """Test scores under the plan and under every baseline."""
         return self._send(calls.results(job_id))
 
-    def cancel(self, job_id: str) -> wire.Job:
-        """Asks the job to stop for good."""
-        return self._send(calls.wish(job_id, "cancel"))
+    def cancel(self, job_id: str, *, now: bool = False) -> wire.Job:
+        """Asks the job to stop for good: with its last checkpoints written, or `now` without."""
+        return self._send(calls.cancel(job_id, now=now))
 
     def pause(self, job_id: str) -> wire.Job:
         """Asks the job to write checkpoints and give its devices back."""
-        return self._send(calls.wish(job_id, "pause"))
+        return self._send(calls.verb(job_id, Verb.PAUSE))
 
     def resume(self, job_id: str) -> wire.Job:
         """Lets a paused job go on."""
-        return self._send(calls.wish(job_id, "resume"))
+        return self._send(calls.verb(job_id, Verb.RESUME))
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> wire.Job:
+        """Submits a finished job once more; it takes over what that one has finished and trains the rest."""
+        return self._send(calls.retry(job_id, idempotency_key=idempotency_key))
+
+    def clone(
+        self,
+        job_id: str,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> wire.Job:
+        """Submits a job like this one, with `overrides` merged into its description (RFC 7396)."""
+        return self._send(calls.clone(job_id, overrides, name, idempotency_key=idempotency_key))
+
+    def archive(self, job_id: str) -> wire.Job:
+        """Takes a finished job out of the listing, and keeps it."""
+        return self._send(calls.verb(job_id, Verb.ARCHIVE))
+
+    def unarchive(self, job_id: str) -> wire.Job:
+        """Puts an archived job back into the listing."""
+        return self._send(calls.verb(job_id, Verb.UNARCHIVE))
+
+    def delete(self, job_id: str) -> wire.Job:
+        """Deletes a finished job, which can be restored until its `purge_at`."""
+        return self._send(calls.verb(job_id, Verb.DELETE))
+
+    def restore(self, job_id: str) -> wire.Job:
+        """Takes a deletion back."""
+        return self._send(calls.verb(job_id, Verb.RESTORE))
 
     def approve(self, job_id: str, number: int = 0) -> wire.Job:
         """Lets a plan be trained."""

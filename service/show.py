@@ -48,6 +48,7 @@ def job_lines(job: wire.Job) -> Table:
         "wish": None if job.desired == "run" or job.is_finished else f"asked to {job.desired}",
         "tasks": ", ".join(task.name for task in job.spec.tasks),
         "goes on from": None if job.parent is None else f"{job.parent}, plan {job.parent_plan}",
+        "retries": job.retry_of,
         "method": f"{job.method} on {job.spec.backbone.model}",
         "plan": None
         if job.plan is None
@@ -56,6 +57,9 @@ def job_lines(job: wire.Job) -> Table:
         "attempt": str(job.attempt),
         "Ray job": job.submission_id,
         "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "archived": _when(job.archived_at),
+        "deleted": None if job.purge_at is None else f"{_when(job.deleted_at)}; gone from {_when(job.purge_at)} on",
+        "can be asked": ", ".join(job.verbs),
     }
     for name, value in facts.items():
         if value:
@@ -173,6 +177,10 @@ def _similarity(instead: str | None, value: float | None) -> Text:
     if value is None:
         return Text(instead or "?", style="dim")
     return Text(instead or f"{value:+.2f}", style="red" if value > 0.3 else "blue" if value < -0.3 else "")
+
+
+def _when(time: datetime | None) -> str | None:
+    return None if time is None else f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _age(since: datetime) -> str:

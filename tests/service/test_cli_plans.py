@@ -80,7 +80,7 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(
 
 def test_a_file_without_groups_is_told(live_service: LiveService, job: str, tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text("- a\n")
-    assert "holds no groups" in say(live_service, "replan", job, "--groups", str(tmp_path / "g.yaml"), code=1)
+    assert "holds no names and values" in say(live_service, "replan", job, "--groups", str(tmp_path / "g.yaml"), code=1)
     assert "no plan 3" in say(live_service, "compare", job, "3", "4", code=1)
 
 
