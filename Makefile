@@ -11,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PINS := pyproject.toml constraints.txt
 CODE := $(wildcard api bench examples grouping service tests workers)
 
-.PHONY: help setup demo up test test-fast browser check format bench clean
+.PHONY: help setup demo up test test-fast chaos browser check format bench clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -58,6 +58,9 @@ test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chr
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
 	$(BIN)/python -m pytest -m "not ray and not browser"
+
+chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about an hour).
+	$(BIN)/python -m tests.chaos
 
 check: $(VENV)/.installed-dev  ## Check format, style, types and who imports whom.
 	$(BIN)/ruff format --check $(CODE)
