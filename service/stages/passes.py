@@ -13,6 +13,7 @@ from service.costs import learned_costs
 from service.stages.run import Interrupted, JobRun
 from service.stages.supervise import supervise
 from service.stages.validate import fingerprints
+from workers.failures import FailureClass
 from workers.launching.board import Outcome
 from workers.launching.cost_model import CostModel
 from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
@@ -78,14 +79,14 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
         if not unfinished:
             return []
         for unit in unfinished:
-            crashes[unit.id] += outcome.fault == "crash"
+            crashes[unit.id] += outcome.fault is FailureClass.INFRASTRUCTURE
         ids = ", ".join(unit.id for unit in unfinished)
         if len(unfinished) > 1:
             run.event("pass_split", f"{ids}: {outcome.error} Trying them in two halves.", level="warning")
             half = (len(unfinished) + 1) // 2
             return [pass_work(part) for part in (unfinished[:half], unfinished[half:])]
         (unit,) = unfinished
-        if outcome.fault == "crash" and crashes[unit.id] < MAX_CRASHES:
+        if outcome.fault is FailureClass.INFRASTRUCTURE and crashes[unit.id] < MAX_CRASHES:
             run.event("group_retried", f"{ids}: {outcome.error} Trying once more.", level="warning")
             return [pass_work([unit])]
         reason = outcome.error or "it ended without a result"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from workers.failures import FailureClass
 from workers.training.results import Progress
 
 MAX_KEPT = 2000
@@ -16,14 +17,16 @@ MAX_KEPT = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a work ended.  `failed` carries a sentence, whose fault it was, and the traceback for the log."""
+    """How a work ended.  `failed` carries a sentence, the class of the failure, and the traceback for the log."""
 
     kind: Literal["done", "stopped", "failed"]
     value: Any = None
     """What `execute` returned, where the work is done."""
     error: str = ""
-    fault: Literal["", "user", "bug", "crash"] = ""
-    """`user`: the settings or the data; `bug`: ours; `crash`: the process or its machine is gone."""
+    fault: FailureClass | None = None
+    """None unless it failed."""
+    hits_all: bool = False
+    """Whatever else runs there fails likewise: the disk is full."""
     traceback: str = ""
 
 

@@ -12,6 +12,8 @@ import torch
 
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData, load_task
+from workers.failures import DataError, FailureClass, classify, is_full
+from workers.faults import Crash
 from workers.launching.board import Outcome
 from workers.launching.estimate import try_out
 from workers.launching.estimate_work import EstimateWork
@@ -37,8 +39,8 @@ def execute(
 ) -> Any:
     """Runs a work to its end and returns what it found as JSON-ready values.
 
-    ValueError where the settings or the data are at fault; `Stopped` once everything is checkpointed after
-    `should_stop()` turned true.
+    ValueError where the settings are at fault, DataError where the data are; `Stopped` once everything is checkpointed
+    after `should_stop()` turned true.  `should_stop` is asked again and again while the work is alive.
     """
     torch.set_num_threads(work.num_threads)
     began_at = time.time()
@@ -49,11 +51,18 @@ def execute(
             return _perform(small, clip, sample, should_stop=should_stop, report=report, log=log, ranks=None)
 
         return try_out(work, clip, began_at=began_at, perform=perform, should_stop=should_stop)
+
+    def check() -> None:
+        if should_stop():
+            raise Stopped("stopped before all images were read")
+
     data: dict[str, TaskData] = {}
     for task in work.tasks:
-        if should_stop():
-            raise Stopped(f"stopped before the images of task {task.name!r} were read")
-        data[task.name] = load_task(task, clip.resize, roots=work.roots, cache_dir=work.cache_dir)
+        check()
+        try:
+            data[task.name] = load_task(task, clip.resize, roots=work.roots, cache_dir=work.cache_dir, check=check)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         _refuse_changed(data[task.name], work.fingerprints.get(task.name))
     return _perform(work, clip, data, should_stop=should_stop, report=report, log=log, ranks=ranks)
 
@@ -112,6 +121,7 @@ def _perform(
                 report=report,
                 ranks=ranks,
                 evaluate=work.evaluate,
+                microbatches=work.microbatches,
             )
             return {"groups": sorted(results)}
         case _:
@@ -124,12 +134,13 @@ def attempt(run: Callable[[], Any]) -> Outcome:
         return Outcome("done", value=run())
     except Stopped as stopped:
         return Outcome("stopped", error=str(stopped))
-    except (ValueError, OSError) as error:
-        return Outcome("failed", error=str(error), fault="user", traceback=traceback.format_exc())
     except Exception as error:
+        said = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         return Outcome(
-            "failed", error=f"{type(error).__name__}: {error}", fault="bug", traceback=traceback.format_exc()
+            "failed", error=said, fault=classify(error), hits_all=is_full(error), traceback=traceback.format_exc()
         )
+    except Crash as crash:
+        return Outcome("failed", error=f"killed at {crash}", fault=FailureClass.INFRASTRUCTURE)
 
 
 def describe(task: TaskData) -> dict[str, Any]:
@@ -160,7 +171,7 @@ def _clip(work: Work, clip_cache: ClipCache, device: str, log: Callable[[str], N
 
 def _refuse_changed(found: TaskData, expected: str | None) -> None:
     if expected is not None and found.fingerprint != expected:
-        raise ValueError(
+        raise DataError(
             f"Task {found.name!r}: its images, labels or split changed since the job was validated (fingerprint "
             f"{found.fingerprint[:12]}, expected {expected[:12]}). Restore the data or post a new job."
         )

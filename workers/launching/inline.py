@@ -5,8 +5,10 @@ For tests, notebooks and machines where a cluster would be the larger part of th
 
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+from workers.failures import FailureClass
 from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.launcher import Launcher, Running
@@ -14,17 +16,22 @@ from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, Work
 from workers.training.results import Progress
 
+CLOSE_SECONDS = 60.0
+"""How long the launcher waits for its thread in the end; one that hangs is left behind."""
+
 
 class InlineRunning(Running):
     """A work that waits for, or runs on, the launcher's thread."""
 
-    def __init__(self, work: Work, device: str) -> None:
+    def __init__(self, work: Work, device: str, replace_thread: Callable[["InlineRunning"], None]) -> None:
         super().__init__(work)
         self.boards = {unit.id: GroupBoard(unit.id) for unit in work.groups}
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self._device = device
         self._stop = threading.Event()
+        self._replace_thread = replace_thread
+        self._alive_at: float | None = None
 
     @property
     def worker(self) -> str:
@@ -33,10 +40,16 @@ class InlineRunning(Running):
     def run(self, clip_cache: ClipCache) -> Outcome:
         """Does the work on the calling thread."""
 
+        def should_stop() -> bool:
+            self._alive_at = time.monotonic()
+            return self._stop.is_set()
+
         def report(progress: Progress) -> None:
+            self._alive_at = time.monotonic()
             self.boards[progress.group].report(progress)
 
         def log(text: str) -> None:
+            self._alive_at = time.monotonic()
             for board in self.boards.values():
                 board.log(text)
 
@@ -45,7 +58,7 @@ class InlineRunning(Running):
                 self.work,
                 clip_cache=clip_cache,
                 device=self._device,
-                should_stop=self._stop.is_set,
+                should_stop=should_stop,
                 report=report,
                 log=log,
             )
@@ -64,6 +77,17 @@ class InlineRunning(Running):
     def stop(self) -> None:
         self._stop.set()
 
+    def abandon(self) -> None:
+        self._stop.set()  # should its thread ever come back
+        if not self.ended.is_set():
+            self.outcome = Outcome("failed", error="it was ended where it was", fault=FailureClass.INFRASTRUCTURE)
+            self.ended.set()
+            self._replace_thread(self)
+
+    @property
+    def silent_seconds(self) -> float:
+        return 0.0 if self._alive_at is None or self.ended.is_set() else time.monotonic() - self._alive_at
+
 
 class InlineLauncher(Launcher):
     """One worker thread in this process with one frozen backbone."""
@@ -73,7 +97,8 @@ class InlineLauncher(Launcher):
         self._queue: queue.SimpleQueue[InlineRunning | None] = queue.SimpleQueue()
         self._started: list[InlineRunning] = []
         self._an_end = threading.Condition()
-        self._thread = threading.Thread(target=self._serve, name="cohort-inline-worker", daemon=True)
+        self._current: InlineRunning | None = None
+        self._thread = self._new_thread()
         self._thread.start()
 
     def capacity(self, devices: int = 1) -> int:
@@ -93,7 +118,7 @@ class InlineLauncher(Launcher):
         """Nothing to do: nobody looks into this process from outside."""
 
     def start(self, work: Work) -> InlineRunning:
-        running = InlineRunning(work, self._device)
+        running = InlineRunning(work, self._device, self._replace_thread)
         self._started.append(running)
         self._queue.put(running)
         return running
@@ -107,12 +132,28 @@ class InlineLauncher(Launcher):
         for running in self._started:
             running.stop()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._serve, name="cohort-inline-worker", daemon=True)
+
+    def _replace_thread(self, hung: InlineRunning) -> None:
+        """Leaves the thread to the work that hangs in it; the works that wait get another."""
+        if self._current is hung:
+            self._thread = self._new_thread()
+            self._thread.start()
 
     def _serve(self) -> None:
         clip_cache: ClipCache = {}
-        while (running := self._queue.get()) is not None:
-            running.outcome = running.run(clip_cache)
+        me = threading.current_thread()
+        while self._thread is me and (running := self._queue.get()) is not None:
+            if running.ended.is_set():  # abandoned before its turn
+                continue
+            self._current = running
+            outcome = running.run(clip_cache)
+            if self._thread is not me:
+                return
             with self._an_end:
+                self._current, running.outcome = None, outcome
                 running.ended.set()
                 self._an_end.notify_all()

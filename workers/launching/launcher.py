@@ -34,6 +34,15 @@ class Running(ABC):
     def stop(self) -> None:
         """Asks the work to checkpoint and end; returns at once and may be called again."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """Ends the work where it is, without a checkpoint and whether it answers or not; the next poll says so."""
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since it last gave a sign of life, as of the last poll; 0 while it waits for its turn or for a device."""
+        return 0.0
+
 
 class Launcher(ABC):
     """Starts works.  Holds whatever they share; `close` ends all of it."""

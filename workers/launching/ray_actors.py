@@ -22,12 +22,14 @@ DELIVERY_SECONDS = 30.0
 
 
 class DeviceWorker:
-    """Runs works, one at a time, on a thread of its own; a second slot keeps `stop` from waiting behind them."""
+    """Runs works, one at a time, on a thread of its own; further slots keep the rest from waiting behind them."""
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._clip_cache: dict[Any, Any] = {}
         self._stopped: set[int] = set()
+        self._beats = 0
+        self._groups: dict[str, Any] = {}
         self._one_work = threading.Lock()
         self._room = importlib.import_module("workers.launching.execute")
 
@@ -37,13 +39,20 @@ class DeviceWorker:
     def run(self, number: int, work: Work, groups: dict[str, Any]) -> Outcome:
         """Does a work and reports into its groups' actors; the outcome says how it ended."""
 
+        def should_stop() -> bool:
+            self._beats += 1
+            return number in self._stopped
+
         def report(progress: Progress) -> None:
+            self._beats += 1
             groups[progress.group].report.remote(progress)
 
         def log(text: str) -> None:
+            self._beats += 1
             for group in groups.values():
                 group.log.remote(text)
 
+        self._groups = groups
         log(f"device worker: process {os.getpid()} on {socket.gethostname()}")
         with self._one_work:
             faults.arm(work.faults, work.faults_ledger)
@@ -52,7 +61,7 @@ class DeviceWorker:
                     work,
                     clip_cache=self._clip_cache,
                     device=self._device,
-                    should_stop=lambda: number in self._stopped,
+                    should_stop=should_stop,
                     report=report,
                     log=log,
                 )
@@ -64,3 +73,11 @@ class DeviceWorker:
     def stop(self, number: int) -> None:
         """Asks work `number` to end, whether it runs already or not yet."""
         self._stopped.add(number)
+
+    def beats(self) -> tuple[int, str]:
+        """Signs of life so far, and the node that it runs on."""
+        return self._beats, ray.get_runtime_context().get_node_id()
+
+    def adopt(self, group: str, actor: Any) -> None:
+        """A group of the present work has a new actor."""
+        self._groups[group] = actor

@@ -29,6 +29,7 @@ class Group:
         self.job, self.attempt, self.group, self.tasks = job, attempt, group, tasks
         self._board = GroupBoard(group)
         self._stop_requested = False
+        self._beats = 0
         self._loss = Gauge("cohort_loss", "Training loss of a task.", tag_keys=_TAGS)
         self._score = Gauge("cohort_task_score", "Validation score of a task, 0 to 1.", tag_keys=_TAGS)
         self._speed = Gauge("cohort_images_per_second", "Training images per second of a group.", tag_keys=_TAGS)
@@ -38,6 +39,7 @@ class Group:
 
     def report(self, progress: Progress) -> None:
         """Called by the device worker."""
+        self._beats += 1
         log.info(self._board.report(progress))
         for task, value in progress.losses.items():
             self._loss.set(value, self._tags(task))
@@ -69,7 +71,12 @@ class Group:
 
     def stop_requested(self) -> bool:
         """Asked by the ranks, and by the trials."""
+        self._beats += 1
         return self._stop_requested
+
+    def beats(self) -> tuple[int, str]:
+        """Signs of life of the ranks, or of the trials, so far; where they run is Ray Train's and Tune's affair."""
+        return self._beats, ""
 
     def run_ranks(self, work: Any, device: str) -> Outcome:
         """Trains a group over several devices with Ray Train, started from here; `work` is a PassWork.
@@ -87,7 +94,7 @@ class Group:
             device=device,
             resources=resources,
             max_concurrent=max_concurrent,
-            stop_requested=self.stop_requested,
+            stop_requested=lambda: self._stop_requested,
             request_stop=self.request_stop,
             log=self.log,
         )

@@ -12,110 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ActorAlreadyExistsError, GetTimeoutError, RayError
+from ray._private.state import state as cluster_state
+from ray.exceptions import ActorAlreadyExistsError
 
-from workers.launching.board import Outcome, Update
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
+from workers.launching.ray_running import Actor, RayRunning
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, SearchWork, Work
-from workers.training.results import Progress
 
-Actor = Any
-"""A handle of an actor: its methods are known to Ray at run time only."""
-
-LAST_WORDS_SECONDS = 10.0
-"""How long the driver waits for the last reports of a work that has ended."""
-
-
-class RayRunning(Running):
-    """A work on a device worker, or on the ranks of a group's own Ray Train run."""
-
-    def __init__(self, work: Work, worker: str, groups: dict[str, Actor]) -> None:
-        super().__init__(work)
-        self.groups = groups
-        self.result: Any = None
-        self.crashed = False
-        self._worker = worker
-        self._stopper: Any = None
-        self._stop_asked = False
-        self._takes: dict[str, Any] = {}
-        self._outcome: Outcome | None = None
-        self._still_to_hear: set[str] = set()
-        self._hear_until = 0.0
-
-    @property
-    def worker(self) -> str:
-        return self._worker
-
-    @property
-    def has_ended(self) -> bool:
-        """Its outcome was read."""
-        return self._outcome is not None
-
-    def runs_on(self, result: Any, stopper: Any) -> None:
-        """Where it runs from now on: the reference of its outcome, and how to stop it there."""
-        self.result, self._stopper = result, stopper
-        if self._stop_asked:
-            stopper()
-
-    def poll(self) -> Update:
-        if self._outcome is None and ray.wait([self.result], timeout=0)[0]:
-            self._outcome = self._read_outcome()
-            self._still_to_hear = set(self.groups)
-            self._hear_until = time.monotonic() + LAST_WORDS_SECONDS
-            stale, self._takes = self._takes, {}
-        else:
-            stale = {}
-        progress: list[Progress] = []
-        lines: list[tuple[str, str]] = []
-        for group, ref in stale.items():  # asked before the end: what they hold counts, but it is not the last word
-            self._hear(group, ref, progress, lines, wait=LAST_WORDS_SECONDS)
-        for group, actor in self.groups.items():
-            ref = self._takes.pop(group, None)
-            if ref is None:
-                ref = actor.take.remote()
-            if not self._hear(group, ref, progress, lines, wait=0.2 if self._outcome else 0.0):
-                self._takes[group] = ref
-            elif self._outcome is not None:
-                self._still_to_hear.discard(group)
-        if self._outcome is None or (self._still_to_hear and time.monotonic() < self._hear_until):
-            return Update(tuple(progress), tuple(lines))
-        return Update(tuple(progress), tuple(lines), self._outcome)
-
-    def stop(self) -> None:
-        self._stop_asked = True
-        self._stopper()
-
-    def _read_outcome(self) -> Outcome:
-        try:
-            return ray.get(self.result)
-        except RayError as error:
-            self.crashed = True
-            short = str(error).strip().splitlines()[0]
-            return Outcome(
-                "failed",
-                error=f"the process that ran it is gone ({type(error).__name__}: {short}). The usual cause is memory: "
-                "use a smaller batch_size, or a machine with more of it.",
-                fault="crash",
-                traceback=str(error),
-            )
-
-    def _hear(
-        self, group: str, ref: Any, progress: list[Progress], lines: list[tuple[str, str]], *, wait: float
-    ) -> bool:
-        """Adds what a group's actor answered; False while it has not."""
-        try:
-            rows, texts = ray.get(ref, timeout=wait)
-        except GetTimeoutError:
-            return False
-        except RayError as error:
-            lines.append((group, f"the group's actor is gone, its reports with it: {type(error).__name__}"))
-            return True
-        progress += rows
-        lines += [(group, text) for text in texts]
-        return True
+DRAIN_POLL_SECONDS = 5.0
+"""Between two looks for machines that are about to be taken away."""
 
 
 class _Worker:
@@ -162,6 +70,7 @@ class RayLauncher(Launcher):
         self._groups: dict[str, Actor] = {}
         self._numbers = itertools.count()
         self._is_warm = False
+        self._looked_for_drains_at = 0.0
 
     def capacity(self, devices: int = 1) -> int:
         present = self._present(self._device)
@@ -206,6 +115,7 @@ class RayLauncher(Launcher):
 
     def wait(self, running: Sequence[Running], seconds: float) -> None:
         self._move_to_free_workers()
+        self._leave_draining_nodes()
         ray.wait([r.result for r in running if isinstance(r, RayRunning)], num_returns=1, timeout=seconds)
 
     def close(self) -> None:
@@ -216,15 +126,51 @@ class RayLauncher(Launcher):
 
     def _assign(self, running: RayRunning, worker: _Worker) -> None:
         actor, number = worker.actor, next(self._numbers)
-        running.runs_on(actor.run.remote(number, running.work, running.groups), lambda: actor.stop.remote(number))
+        running.runs_on(
+            actor,
+            actor.run.remote(number, running.work, running.groups),
+            stop=lambda: actor.stop.remote(number),
+            end=lambda: ray.kill(actor),
+            revive=lambda group: self._revive(running.work, group, actor),
+        )
         self._busy.append((worker, running))
+
+    def _revive(self, work: Work, group: str, worker: Actor) -> Actor | None:
+        """A new actor for a group whose own died while its work goes on."""
+        unit = next(unit for unit in work.groups if unit.id == group)
+        try:
+            self._groups[group] = actor = _create_group(work.job, work.attempt, unit, work.devices)
+        except DuplicateAttempt:  # its name is not free yet
+            return None
+        worker.adopt.remote(group, actor)
+        return actor
+
+    def _end_group(self, unit: GroupUnit) -> None:
+        """Ends a group's actor with all that it started; the group's next work makes a new one."""
+        if (actor := self._groups.pop(unit.id, None)) is not None:
+            ray.kill(actor)
+
+    def _leave_draining_nodes(self) -> None:
+        """Asks works on machines that are about to be taken away to checkpoint and end, while there is time."""
+        if time.monotonic() - self._looked_for_drains_at < DRAIN_POLL_SECONDS:
+            return
+        self._looked_for_drains_at = time.monotonic()
+        draining = cluster_state.get_draining_nodes()  # what Ray Train looks at; there is no public way
+        for _, running in self._busy:
+            if running.node in draining:
+                running.leave()
 
     def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
         assert len(groups) == 1, "a work over several devices holds one group"
         self._release_idle()  # their devices are needed by the ranks
         (group,) = groups.values()
         running = RayRunning(work, f"{work.devices} {self._device} ranks", groups)
-        running.runs_on(group.run_ranks.remote(work, self._device), group.request_stop.remote)
+        running.runs_on(
+            group,
+            group.run_ranks.remote(work, self._device),
+            stop=group.request_stop.remote,
+            end=lambda: self._end_group(work.groups[0]),
+        )
         return running
 
     def _start_search(self, work: SearchWork) -> RayRunning:
@@ -238,7 +184,12 @@ class RayLauncher(Launcher):
         if self._device == "cuda":
             resources["gpu"] = self._gpus_per_worker
         running = RayRunning(work, f"{at_once} {self._device} trial(s) at a time", {unit.id: group})
-        running.runs_on(group.run_search.remote(work, self._device, resources, at_once), group.request_stop.remote)
+        running.runs_on(
+            group,
+            group.run_search.remote(work, self._device, resources, at_once),
+            stop=group.request_stop.remote,
+            end=lambda: self._end_group(unit),
+        )
         return running
 
     def _release_idle(self) -> None:
@@ -255,10 +206,14 @@ class RayLauncher(Launcher):
             self._is_warm = True
 
     def _collect_idle(self) -> None:
-        """Takes back the workers whose work has ended; one whose process is gone is replaced when next needed."""
+        """Takes back the workers whose work has ended; one that is spoilt is replaced when next needed."""
         ended = [(worker, running) for worker, running in self._busy if running.has_ended]
         self._busy = [(worker, running) for worker, running in self._busy if not running.has_ended]
-        self._idle += [worker for worker, running in ended if not running.crashed]
+        for worker, running in ended:
+            if running.is_spoilt:
+                ray.kill(worker.actor)
+            else:
+                self._idle.append(worker)
 
     def _move_to_free_workers(self) -> None:
         """Moves works from workers that have not started to workers that are free.
@@ -282,7 +237,7 @@ class RayLauncher(Launcher):
             ray.remote(DeviceWorker)
             .options(
                 num_cpus=self.num_threads,
-                max_concurrency=2,
+                max_concurrency=3,
                 max_restarts=0,
                 runtime_env={"env_vars": env},
                 **resources,

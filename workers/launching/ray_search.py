@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
+from workers.failures import classify
 from workers.launching.board import Outcome
 from workers.launching.ray_settings import NUMBER, Settings, setting_of
 from workers.launching.ray_trial import FAILURE, VALIDATION, run_trial
@@ -101,7 +102,7 @@ def search(
         num_missing = _fit(state, device, resources, max_concurrent)
     except Exception as error:
         reason = f"Ray Tune broke off: {type(error).__name__}: {error}"
-        return Outcome("failed", error=reason, fault="bug", traceback=traceback.format_exc())
+        return Outcome("failed", error=reason, fault=classify(error), traceback=traceback.format_exc())
     if state.asked_at is not None and not state.is_over_budget:
         return Outcome("stopped", error="stopped; the trials that ended are kept")
     for trial in [trial for trial in state.trials.values() if not trial.has_ended]:

@@ -7,6 +7,7 @@ and its checkpoints are not committed when `report` returns.
 
 import re
 import time
+from secrets import token_hex
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from workers.failures import FailureClass, classify
 from workers.launching.board import Outcome
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.ray_group import NAMESPACE, group_actor_name
@@ -38,8 +40,8 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
         scaling_config=ScalingConfig(num_workers=work.devices, use_gpu=device == "cuda"),
         run_config=RunConfig(
             name=safe_run_name(job, group),
-            # a folder per attempt: Ray Train silently resumes a run of the same name and place, and we resume ourselves
-            storage_path=str((directory / "ray-train" / f"attempt-{work.attempt}").resolve()),
+            # a folder per try: Ray Train silently resumes a run of the same name and place, and we resume ourselves
+            storage_path=str((directory / "ray-train" / f"attempt-{work.attempt}-{token_hex(4)}").resolve()),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
         ),
     )
@@ -47,11 +49,11 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
         trainer.fit()
     except Exception as error:
         first: Any = ray.get(outcomes.first_failure.remote())
-        short = str(error).strip().splitlines()[0]
+        short = next(iter(str(error).strip().splitlines()), "")
         return first or Outcome(
             "failed",
             error=f"the ranks could not start or are gone ({type(error).__name__}: {short}).",
-            fault="crash",
+            fault=_failure(error),
             traceback=str(error),
         )
     ended: Any = ray.get(outcomes.of_rank_zero.remote())
@@ -72,6 +74,14 @@ class RankOutcomes:
 
     def of_rank_zero(self) -> Outcome:
         return self._outcomes[0]
+
+
+def _failure(error: Exception) -> FailureClass:
+    """Of what Ray Train raises: the class of what befell a rank, where that is known; without one, ranks are gone."""
+    inner = [error, *getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+    found = {classify(each) for each in inner if each is not None}
+    told = (FailureClass.OUT_OF_MEMORY, FailureClass.PREEMPTION, FailureClass.STORAGE)
+    return next((each for each in told if each in found), FailureClass.INFRASTRUCTURE)
 
 
 def safe_run_name(job: str, group: str) -> str:

@@ -107,6 +107,8 @@ class PassWork(Work):
 
     training: TrainConfig
     directories: Mapping[str, Path]
+    microbatches: int = 1
+    """Parts that every batch is taken in, so that a step needs less memory."""
     evaluate: Literal["test", "validation"] = "test"
     """`validation`: a trial, which leaves the scores of validation images and never looks at test images."""
 

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from workers import faults
+from workers.failures import FailureClass
 from workers.launching.board import GroupBoard, Outcome, Update, progress_line
 from workers.launching.inline import InlineLauncher
 from workers.launching.launcher import Running
@@ -84,7 +87,7 @@ def test_data_that_changed_since_validation_are_refused_as_the_users_fault(launc
     work = make_pass({"g1": ("art",)})
     changed = type(work)(**{**vars(work), "fingerprints": {"art": "0" * 64}})
     _, outcome = drain(launcher, launcher.start(changed))
-    assert (outcome.kind, outcome.fault) == ("failed", "user")
+    assert (outcome.kind, outcome.fault) == ("failed", FailureClass.DATA)
     assert "'art'" in outcome.error
     assert "changed since" in outcome.error
 
@@ -127,3 +130,56 @@ def test_what_must_start_quickly_imports_no_more_than_it_needs(module, forbidden
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def armed() -> Iterator[Callable[[str], None]]:
+    """Makes faults happen in this process until the test is over."""
+    yield faults.arm
+    faults.arm("")
+
+
+def test_a_work_that_hangs_falls_silent_and_the_next_runs_beside_it(launcher, make_pass, armed):
+    armed("train.step:hang@2")
+    hung = launcher.start(make_pass({"g1": ("art",)}))
+    next_up = launcher.start(make_pass({"g2": ("art",)}, into="next"))
+    seen = 0
+    while seen < 1:
+        launcher.wait([hung], 0.05)
+        seen = max([seen, *(row.step for row in hung.poll().progress)])
+    before = hung.silent_seconds
+    launcher.wait([hung], 0.2)
+    assert hung.silent_seconds > before and next_up.silent_seconds == 0
+    hung.abandon()
+    _, outcome = drain(launcher, hung)
+    assert (outcome.kind, outcome.fault) == ("failed", FailureClass.INFRASTRUCTURE)
+    assert drain(launcher, next_up)[1].kind == "done"
+
+
+def test_a_thread_that_dies_in_a_work_takes_no_other_with_it(launcher, make_pass, armed):
+    armed("train.step:crash@2")
+    _, outcome = drain(launcher, launcher.start(make_pass({"g1": ("art",)})))
+    assert (outcome.kind, outcome.fault) == ("failed", FailureClass.INFRASTRUCTURE)
+    assert drain(launcher, launcher.start(make_pass({"g1": ("art",)})))[1].kind == "done"
+
+
+@pytest.mark.parametrize(
+    ("action", "expected", "hits_all"),
+    [
+        ("memory", FailureClass.OUT_OF_MEMORY, False),
+        ("full", FailureClass.STORAGE, True),
+        ("io", FailureClass.STORAGE, False),
+    ],
+)
+def test_a_failed_work_says_of_what(launcher, make_pass, armed, action, expected, hits_all):
+    armed(f"train.step:{action}")
+    _, outcome = drain(launcher, launcher.start(make_pass({"g1": ("art",)})))
+    assert (outcome.kind, outcome.fault, outcome.hits_all) == ("failed", expected, hits_all)
+
+
+def test_a_pass_in_parts_leaves_what_whole_batches_leave(launcher, make_pass):
+    for into, parts in (("whole", 1), ("parts", 2)):
+        work = replace(make_pass({"g1": ("art", "photo")}, into=into), microbatches=parts)
+        assert drain(launcher, launcher.start(work))[1].kind == "done"
+        result = GroupResult.read(work.directories["g1"])
+        assert result is not None and result.steps == 3 and result.images == 24

@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
+from workers.failures import FailureClass
 from workers.launching.board import Outcome, Update
 from workers.launching.launcher import DuplicateAttempt, Running
 from workers.launching.ray_group import NAMESPACE, group_actor_name
@@ -98,7 +99,7 @@ def test_a_killed_device_worker_is_a_failed_work_and_the_next_gets_a_new_worker(
     (process,) = [int(found[1]) for found in told if found]
     os.kill(process, signal.SIGKILL)
     _, outcome = ended(launcher, running)
-    assert (outcome.kind, outcome.fault) == ("failed", "crash")
+    assert (outcome.kind, outcome.fault) == ("failed", FailureClass.INFRASTRUCTURE)
     _, outcome = ended(launcher, launcher.start(make_pass({"g2": ("art",)}, job="job-crash")))
     assert outcome.kind == "done", outcome.traceback
 
