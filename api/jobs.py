@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, JobTextOf, ViewsOf
 from service import children, submission, wire
-from service.records import Job
+from service.records import Job, Purpose
 from service.roles import Role
 from service.states import Desired, JobState
 from service.views import Views
@@ -15,7 +15,7 @@ from service.views import Views
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _JOB_SCHEMA = {"$ref": "#/components/schemas/JobSpec"}
-_BODY: dict[str, Any] = {
+JOB_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A job description, as YAML or as JSON; at most 1 MiB.",
@@ -38,7 +38,7 @@ _CLONE: dict[str, Any] = {
 }
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, summary="Submit a job")
+@router.post("", status_code=202, openapi_extra=JOB_BODY, summary="Submit a job")
 def submit(
     body: JobTextOf,
     principal: PrincipalOf,
@@ -64,7 +64,7 @@ def submit(
     return _accepted(accepted, response, views)
 
 
-@router.post("/validate", openapi_extra=_BODY, summary="Check a job without submitting it")
+@router.post("/validate", openapi_extra=JOB_BODY, summary="Check a job without submitting it")
 def validate(body: JobTextOf, principal: PrincipalOf, control_plane: ControlPlaneOf) -> wire.Validation:
     """Names every fault of the description, and what a quick look at each task's source finds.
 
@@ -81,6 +81,7 @@ def list_jobs(
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     archived: Annotated[bool, Query(description="The archived jobs instead.")] = False,
     deleted: Annotated[bool, Query(description="The deleted jobs that can still be restored, instead.")] = False,
+    purpose: Annotated[Purpose, Query(description="`estimate`: the dry runs instead.")] = "train",
     after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Jobs per page.")] = 50,
 ) -> wire.JobPage:
@@ -90,6 +91,7 @@ def list_jobs(
         state=state,
         archived=archived,
         deleted=deleted,
+        purpose=purpose,
         after=after,
         limit=limit,
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from service import lifecycle, wire
 from service.errors import SpecError
 from service.reading import read_spec as read_model
-from service.records import Job
+from service.records import Job, Purpose
 from service.settings import Settings
 from service.spec import JobSpec, check_roots, parse_spec
 from service.states import Verb
@@ -23,7 +23,14 @@ _SHOWN_CLASSES = 20
 
 
 def submit(
-    store: Store, settings: Settings, text: bytes, *, tenant: str, json_only: bool, idempotency_key: str | None
+    store: Store,
+    settings: Settings,
+    text: bytes,
+    *,
+    tenant: str,
+    json_only: bool,
+    idempotency_key: str | None,
+    purpose: Purpose = "train",
 ) -> tuple[Job, bool]:
     """Accepts a job: (job, True), or (the earlier job, False) where the same key brought the same body before.
 
@@ -34,8 +41,10 @@ def submit(
         check_roots(spec, settings.roots_of(tenant))
     except ValueError as error:
         raise SpecError(str(error)) from error
-    body = hashlib.sha256(text).hexdigest()
-    return store.create_job(spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body)
+    body = hashlib.sha256(text if purpose == "train" else purpose.encode() + b"\n" + text).hexdigest()
+    return store.create_job(
+        spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body, purpose=purpose
+    )
 
 
 class Clone(Spec):
