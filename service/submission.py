@@ -42,9 +42,7 @@ def submit(
     except ValueError as error:
         raise SpecError(str(error)) from error
     body = hashlib.sha256(text if purpose == "train" else purpose.encode() + b"\n" + text).hexdigest()
-    return store.create_job(
-        spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body, purpose=purpose
-    )
+    return store.create_job(spec, tenant=tenant, idempotency_key=idempotency_key, body_sha256=body, purpose=purpose)
 
 
 class Clone(Spec):

@@ -123,6 +123,8 @@ class Estimate(Message):
     """Why it failed, which is why the job would, or what it waits for."""
     forecast: Forecast | None
     """What the job will take; null until that is known."""
+    wait_seconds: float | None
+    """About how long the job would wait for its turn if it were submitted now; null where nothing tells."""
     created_at: datetime
     """When it was asked for."""
     finished_at: datetime | None

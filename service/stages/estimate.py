@@ -5,6 +5,7 @@ It trains nothing that is kept.  A batch that does not fit into memory is an ans
 
 from collections.abc import Sequence
 
+from service.estimates import ARTIFACT
 from service.estimation import Sampled, forecast, layouts, out_of_memory, sample_of
 from service.stages.run import JobRun, StageFailed
 from service.stages.supervise import supervise
@@ -16,7 +17,6 @@ from workers.launching.board import Outcome
 from workers.launching.estimate_work import EstimateWork, Tried
 from workers.launching.work import GroupUnit, PassWork, ProfileWork, ValidateWork, Work
 
-ARTIFACT = "estimate.json"
 NUM_STEPS = 8
 """Steps of whatever is tried; the first is not counted."""
 
