@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import artifacts, auth, events, health, jobs, keys, links, plans, problems, results, tasks
+from api import artifacts, auth, estimates, events, health, jobs, keys, links, plans, problems, results, tasks
 from api.audit import Audit
 from api.limits import RequestLimiter
 from service.children import NewTasks
@@ -57,7 +57,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     problems.install(app)
     health.install(app, control_plane.store)
     app.include_router(health.router)
-    for room in (jobs, tasks, plans, results, events, artifacts):
+    for room in (jobs, estimates, tasks, plans, results, events, artifacts):
         app.include_router(room.router, dependencies=[Depends(auth.guard)], responses=_PROBLEMS)
     for room in (keys, links):  # these look after themselves
         app.include_router(room.router, responses=_PROBLEMS)
