@@ -11,6 +11,7 @@ import httpx2
 from service import calls, wire, wire_plans
 from service.calls import Call
 from service.spec import JobSpec
+from service.wire_estimate import Estimate
 from service.states import Verb
 
 T = TypeVar("T")
@@ -54,6 +55,20 @@ class AsyncCohort:
     ) -> wire.Job:
         """Submits a job: a spec, a path, a dict, or YAML or JSON text.  ApiError 422 names every fault."""
         return await self._send(calls.submit(job, idempotency_key=idempotency_key))
+
+    async def estimate(
+        self, job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None
+    ) -> Estimate:
+        """Asks for a dry run of the job; `wait_for_estimate` has what it finds.  ApiError 422 names every fault."""
+        return await self._send(calls.estimate(job, idempotency_key=idempotency_key))
+
+    async def wait_for_estimate(self, job_id: str, *, timeout: float | None = None) -> Estimate:
+        """Waits until the dry run has ended and returns it.  TimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (found := await self._send(calls.get_estimate(job_id))).is_finished:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"Estimate {job_id} is {found.state} after {timeout:.0f} s. Wait longer.")
+        return found
 
     async def validate(self, job: JobSpec | Path | str | bytes | dict[str, Any]) -> wire.Validation:
         """Whether the job would be accepted, and what a quick look at its data finds."""

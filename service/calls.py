@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from service import wire, wire_plans
 from service.spec import JobSpec
+from service.wire_estimate import Estimate
 from service.states import Verb
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ M = TypeVar("M", bound=BaseModel)
 RETRIED_STATUSES = frozenset({502, 503, 504})
 MANIFEST = "bundle/manifest.json"
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
+ESTIMATE_WAIT_SECONDS = 20
 STREAM_TIMEOUT = httpx2.Timeout(30.0, connect=5.0, read=45.0)  # the API sends a heartbeat every 15 s
 
 
@@ -119,6 +121,20 @@ def submit(job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_ke
     text, kind = job_text(job)
     headers = {"Content-Type": kind, "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
     return Call("POST", "/v1/jobs", _model(wire.Job), headers=headers, content=text)
+
+
+def estimate(
+    job: JobSpec | Path | str | bytes | dict[str, Any], *, idempotency_key: str | None = None
+) -> Call[Estimate]:
+    """Without a key one is made up, as for `submit`."""
+    text, kind = job_text(job)
+    headers = {"Content-Type": kind, "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", "/v1/jobs/estimate", _model(Estimate), headers=headers, content=text)
+
+
+def get_estimate(job_id: str) -> Call[Estimate]:
+    """Answered when it has ended, or after a while."""
+    return Call("GET", f"{_path(job_id)}/estimate", _model(Estimate), params={"wait": ESTIMATE_WAIT_SECONDS})
 
 
 def validate(job: JobSpec | Path | str | bytes | dict[str, Any]) -> Call[wire.Validation]:
