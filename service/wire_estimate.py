@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.message import Message
-from service.states import JobState
+from service.states import TERMINAL, JobState
 
 
 class Interval(Message):
@@ -131,3 +131,7 @@ class Estimate(Message):
     """When it had ended."""
     expires_at: datetime
     """From when on it is no longer kept."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in TERMINAL
