@@ -6,7 +6,22 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import artifacts, auth, estimates, events, health, jobs, keys, links, plans, problems, results, tasks
+from api import (
+    artifacts,
+    auth,
+    dashboard,
+    estimates,
+    events,
+    health,
+    jobs,
+    keys,
+    links,
+    plans,
+    problems,
+    quotas,
+    results,
+    tasks,
+)
 from api.audit import Audit
 from api.limits import RequestLimiter
 from service.children import NewTasks
@@ -18,6 +33,7 @@ from service.views import Views
 from service.wire import Problem
 from service.wire_keys import NewKey
 from service.wire_plans import NewPlan
+from service.wire_queue import NewPriority, NewQuota
 
 _ABOUT = """Train many CLIP classification tasks at once: Cohort finds out which tasks help each other and trains them
 together, with CLIP frozen.
@@ -59,8 +75,9 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     app.include_router(health.router)
     for room in (jobs, estimates, tasks, plans, results, events, artifacts):
         app.include_router(room.router, dependencies=[Depends(auth.guard)], responses=_PROBLEMS)
-    for room in (keys, links):  # these look after themselves
+    for room in (keys, links, dashboard):  # these look after themselves
         app.include_router(room.router, responses=_PROBLEMS)
+    app.include_router(quotas.router, responses=_PROBLEMS)
     _describe(app)
     return app
 
@@ -73,6 +90,7 @@ def _describe(app: FastAPI) -> None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
             named = [(model, "") for model in (Clone, JobSpec, NewKey, NewPlan, NewTasks, Problem)]
+            named += [(model, "") for model in (NewPriority, NewQuota)]
             named += [(model, "Whole") for model in WHOLE]
             for model, prefix in named:
                 own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")

@@ -39,6 +39,12 @@ class Unauthorized(RequestError):
         self.headers = {"WWW-Authenticate": challenge}
 
 
+class BadQuery(RequestError):
+    """A parameter that is passed on to nobody."""
+
+    status = 422
+
+
 class ForeignOrigin(RequestError):
     """A service without keys answers only what comes from its own machine."""
 

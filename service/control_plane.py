@@ -29,6 +29,7 @@ from service.settings import Settings
 from service.states import JobState
 from service.store import Store
 from workers import faults
+from workers.storage import make_folder, problem
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ControlPlane:
         faults.arm(self.settings.faults, self.settings.faults_ledger)
         try:
             self.store.create_schema()
-            Path(self.settings.storage).mkdir(parents=True, exist_ok=True)
+            make_folder(self.settings.storage_place)
             self.settings.write_running()
             self._start_ray()
         except BaseException:  # an interrupt, too: a start that failed leaves nothing running
@@ -108,6 +109,13 @@ class ControlPlane:
     def dashboard(self) -> str | None:
         """Where Ray's dashboard is, once started."""
         return self._head.address if self._head is not None else self.settings.ray_address
+
+    @property
+    def dashboard_token(self) -> str | None:
+        """What Ray's dashboard asks for: code execution on the cluster to whoever has it."""
+        if self._head is not None:
+            return self._head.token
+        return None if self.settings.ray_token is None else self.settings.ray_token.get_secret_value()
 
     def ready(self) -> dict[str, str | bool]:
         """Dependency (database, storage, ray) -> True, or a sentence on what is wrong with it."""
@@ -172,10 +180,7 @@ class ControlPlane:
         return True
 
     def _storage_writable(self) -> str | bool:
-        folder = Path(self.settings.storage)
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            return f"The storage folder {folder} is missing or cannot be written."
-        return True
+        return problem(self.settings.storage_place) or True
 
     def _ray_answers(self) -> str | bool:
         if self.ray_jobs is None:
