@@ -11,8 +11,8 @@ import httpx2
 from service import calls, wire, wire_plans
 from service.calls import Call
 from service.spec import JobSpec
-from service.wire_estimate import Estimate
 from service.states import Verb
+from service.wire_estimate import Estimate
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from service import wire, wire_plans
 from service.spec import JobSpec
-from service.wire_estimate import Estimate
 from service.states import Verb
+from service.wire_estimate import Estimate
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -16,8 +16,8 @@ from service import calls, wire, wire_plans
 from service.async_client import AsyncCohort
 from service.calls import ApiError, BundleBroken, Call, Unreachable
 from service.spec import JobSpec
-from service.wire_estimate import Estimate
 from service.states import Verb
+from service.wire_estimate import Estimate
 
 __all__ = ["ApiError", "AsyncCohort", "BundleBroken", "Cohort", "Unreachable"]
 
