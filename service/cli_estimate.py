@@ -55,7 +55,7 @@ def _told(forecast: Forecast) -> Iterator[str]:
         stages = (f"{stage.stage} {_span(stage.seconds)}" for stage in forecast.stages if stage.seconds.high >= 1)
         yield f"  time      {_span(forecast.seconds)}: {', '.join(stages)}"
         hours = forecast.device_hours
-        yield f"  devices   {hours.low:.3g} to {hours.high:.3g} device-hours, up to {forecast.workers} worker(s) at a time"
+        yield f"  devices   {hours.low:.3g} to {hours.high:.3g} device-hours, on up to {forecast.workers} worker(s)"
     for what, speed in (("profile", forecast.profile), ("groups", forecast.groups)):
         if speed is not None:
             each, rate = speed.seconds_per_step, speed.images_per_second
