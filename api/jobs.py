@@ -7,10 +7,12 @@ from fastapi import APIRouter, Header, Query, Response
 from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, JobTextOf, ViewsOf
 from service import children, submission, wire
+from service.reading import read_spec
 from service.records import Job, Purpose
 from service.roles import Role
 from service.states import Desired, JobState
 from service.views import Views
+from service.wire_queue import NewPriority
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -34,6 +36,12 @@ _CLONE: dict[str, Any] = {
             },
             "application/yaml": {"schema": _CLONE_SCHEMA},
         },
+    }
+}
+_PRIORITY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewPriority"}}},
     }
 }
 
@@ -101,6 +109,12 @@ def list_jobs(
 def get_job(job_id: str, views: ViewsOf) -> wire.Job:
     """One job: its description, its state and why, its plan."""
     return views.job(job_id)
+
+
+@router.patch("/{job_id}", openapi_extra=_PRIORITY, summary="Let a job start earlier or later")
+def set_priority(job_id: str, body: JobTextOf, control_plane: ControlPlaneOf, views: ViewsOf) -> wire.Job:
+    """Changes its priority.  Repeatable; 409 once the job is finished, and above what its tenant may have."""
+    return views.job(control_plane.store.set_priority(job_id, read_spec(NewPriority, body.text).priority))
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")

@@ -42,10 +42,10 @@ class QuotaRows(Database):
         with self.read() as connection:
             return self._quota(connection, tenant)
 
-    def set_quota(self, tenant: str, quota: Quota) -> None:
-        """Sets a tenant's quota, whole.  What runs goes on, even above it."""
+    def set_quota(self, tenant: str, **limits: int | None) -> None:
+        """Sets a tenant's limits (`Quota`), all at once: one that is left out is none.  What runs goes on."""
         table = tables.quotas
-        values = asdict(quota) | {"updated_at": self.now()}
+        values = asdict(Quota(**limits)) | {"updated_at": self.now()}
         with self.write() as connection:
             if connection.execute(update(table).where(table.c.tenant == tenant).values(values)).rowcount == 0:
                 connection.execute(insert(table).values(values | {"tenant": tenant}))

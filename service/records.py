@@ -69,6 +69,8 @@ class Job:
     """The class of what ended it, or its newest attempt."""
     waits_for: str | None
     """Why the queue passes it by."""
+    not_before: datetime
+    """A retry waits until then."""
     devices: int | None
     """Device workers that its attempt may hold; None: as many as the settings allow."""
     seen_at: datetime | None
@@ -120,6 +122,7 @@ class Job:
             at_once=row["at_once"],
             failure=_failure(row["failure"]),
             waits_for=row["waits_for"],
+            not_before=at(row["not_before"]),
             devices=row["devices"],
             seen_at=at_or_none(row["seen_at"]),
             storage_bytes=row["storage_bytes"],

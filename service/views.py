@@ -13,6 +13,7 @@ from service.artifacts import ARBITRATION, JobFiles, plan_path, review_path
 from service.errors import PlanNotFound
 from service.gains import read_gains
 from service.plan_views import plan_facts, similarity, task_reasons
+from service.queue_views import QueueViews
 from service.records import Job, standing_plan
 from service.settings import Settings
 from service.store import Store
@@ -27,6 +28,7 @@ class Views:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._queue = QueueViews(store, settings)
 
     def files(self, job_id: str) -> JobFiles:
         """The job's files.  JobNotFound."""
@@ -35,9 +37,10 @@ class Views:
     def job(self, job: Job | str) -> wire.Job:
         """One job, whole."""
         job = self._store.get_job(job) if isinstance(job, str) else job
-        plan = standing_plan(self._store.plans(job.id))
+        plans = self._store.plans(job.id)
+        plan = standing_plan(plans)
         same = ("spec", "tenant", "parent", "parent_plan", "submission_id", "failures", "stage_times", "progress")
-        same += ("updated_at", "retry_of", "storage_bytes")
+        same += ("updated_at", "retry_of", "storage_bytes", "deadline_at")
         retention = timedelta(days=self._settings.retention_days)
         return wire.Job(
             **_summary(job).model_dump(),
@@ -45,6 +48,7 @@ class Views:
             verbs=lifecycle.possible(job),
             purge_at=None if job.deleted_at is None else job.deleted_at + retention,
             plan=None if plan is None else wire.Plan.model_validate(plan),
+            queue=self._queue.place(job, approved=any(plan.approved for plan in plans)),
         )
 
     def jobs(self, **where: Any) -> wire.JobPage:

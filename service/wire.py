@@ -13,6 +13,7 @@ from service.message import Message
 from service.spec import JobSpec
 from service.states import TERMINAL, Desired, JobState, Verb
 from service.wire_gains import Gain
+from service.wire_queue import QueuePlace
 from service.wire_why import PlanFacts, TaskReason
 from workers.data.config import TaskKind
 from workers.failures import FailureClass
@@ -97,6 +98,10 @@ class Job(JobSummary):
     """Stage -> seconds spent so far."""
     progress: dict[str, Any]
     """What the present stage tells of itself."""
+    queue: QueuePlace | None = None
+    """Where it stands in the queue and what it waits for; null unless it waits for its start."""
+    deadline_at: datetime | None = None
+    """From then on it is given up; known once it has started."""
     plan: Plan | None
     """The plan that trains, else the newest, once there is one."""
     updated_at: datetime
