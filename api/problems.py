@@ -98,6 +98,7 @@ STATUS: dict[type[Exception], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.RayUnavailable: 503,
+    errors.DatabaseUnavailable: 503,
     errors.ServiceRunning: 503,
     errors.HeadFailed: 503,
     errors.CohortError: 422,

@@ -17,10 +17,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.coordinator import Coordinator
-from service.errors import HeadFailed, RayUnavailable, ServiceRunning, StaleLease
+from service.errors import DatabaseUnavailable, HeadFailed, RayUnavailable, ServiceRunning, StaleLease
 from service.keeper import Keeper
 from service.planning import Planner
 from service.ray_head import RayHead
@@ -98,7 +96,7 @@ class ControlPlane:
             if self.settings.ray_address is None and self._coordinator.fence is not None:
                 self._drain(self._coordinator.fence)
             self._coordinator.rest()
-        except (SQLAlchemyError, StaleLease) as error:  # what runs is taken up by whoever comes next
+        except (DatabaseUnavailable, StaleLease) as error:  # what runs is taken up by whoever comes next
             log.warning("the service could not drain: %s", error)
         finally:
             if self._head is not None:
@@ -175,8 +173,8 @@ class ControlPlane:
     def _database_answers(self) -> str | bool:
         try:
             self.store.ping()
-        except SQLAlchemyError as error:
-            return f"The database does not answer: {error}"
+        except DatabaseUnavailable as error:
+            return str(error)
         return True
 
     def _storage_writable(self) -> str | bool:

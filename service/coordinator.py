@@ -13,10 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.endings import Ending, deadline_reason, what_follows
-from service.errors import IllegalMove, JobNotFound, RayUnavailable, StaleLease
+from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease
 from service.queue import RAY_AWAY, Holding, line_up, seat
 from service.quotas import need_of
 from service.ray_jobs import ENDED, DriverJobs
@@ -83,7 +81,7 @@ class Coordinator:
             except StaleLease as error:
                 log.warning("%s", error)
                 self._fence = None
-            except SQLAlchemyError as error:
+            except DatabaseUnavailable as error:
                 log.warning("the database does not answer, everything waits: %s", error)
             except Exception:
                 log.exception("the coordinator's look failed; it looks again in %.1f s", self._settings.poll_seconds)
@@ -109,7 +107,8 @@ class Coordinator:
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
             waiting = self._store.startable_jobs(self._clock())
-            self._store.set_waits({job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY})
+            away = {job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY}
+            self._store.set_waits(away, fence=self._fence)
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
@@ -165,7 +164,8 @@ class Coordinator:
         for job_id, devices in seating.starts.items():
             self._each(self._start, self._store.get_job(job_id), devices)
         told = {job.id: job.waits_for for job in waiting}
-        self._store.set_waits({job: reason for job, reason in seating.waits.items() if told[job] != reason})
+        news = {job: reason for job, reason in seating.waits.items() if told[job] != reason}
+        self._store.set_waits(news, fence=self._fence)
 
     def _start(self, job: Job, devices: int | None) -> None:
         try:

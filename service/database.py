@@ -6,6 +6,7 @@ process.  PostgreSQL needs none of this: rows are locked where a decision hangs 
 """
 
 import json
+import logging
 import math
 import threading
 import time
@@ -16,11 +17,15 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from service.errors import DatabaseUnavailable
 from service.schema import migrate
 from service.tables import metadata
 from workers import faults
+
+log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS = 30_000
 
@@ -28,16 +33,23 @@ BUSY_MILLISECONDS = 30_000
 class Database:
     """Holds the engine; the store's parts are built on it."""
 
-    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
-        """`now` gives the times that rows carry (seconds since 1970)."""
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time, patience: float = 0.0) -> None:
+        """
+        Args:
+            now: gives the times that rows carry (seconds since 1970).
+            patience: seconds for which a database that does not answer is asked again, before it is an error.
+        """
         parsed = make_url(url)
         self.now = now
+        self._patience = patience
         self._sqlite = parsed.get_backend_name() == "sqlite"
         self._in_memory = in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
         # The database in memory is a single connection: its transactions take turns.
         self._turn = threading.RLock() if in_memory else nullcontext()
         options: dict[str, Any] = {"json_serializer": lambda value: json.dumps(_finite(value), allow_nan=False)}
-        if self._sqlite:
+        if not self._sqlite:
+            options["pool_pre_ping"] = True  # connections from before its restart are replaced, unseen
+        else:
             options["connect_args"] = {"check_same_thread": False, "timeout": BUSY_MILLISECONDS / 1000}
         if in_memory:
             options["poolclass"] = StaticPool
@@ -74,19 +86,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent look."""
-        with self._turn, self._engine.connect() as connection, connection.begin():
+        """One consistent look.  DatabaseUnavailable."""
+        with self._turn, _told(), self._connected() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self, what: str = "") -> Iterator[Connection]:
-        """All or nothing; on SQLite the only writer while it lasts, so keep it short.
+        """All or nothing; on SQLite the only writer while it lasts, so keep it short.  DatabaseUnavailable: then nobody
+        knows whether it was written, if the database fell silent at the end.
 
         `what` names the fault points right before and right after the commit.
         """
         with (
             self._turn,
-            self._engine.connect().execution_options(cohort_writes=True) as connection,
+            _told(),
+            self._connected().execution_options(cohort_writes=True) as connection,
             connection.begin(),
         ):
             yield connection
@@ -102,12 +116,32 @@ class Database:
         return self.now()  # an SQLite file is shared on one machine only
 
     def ping(self) -> None:
-        """Raises what the driver raises if the database does not answer."""
+        """DatabaseUnavailable if the database does not answer."""
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _connected(self) -> Connection:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._engine.connect()
+            except OperationalError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                log.warning("the database does not answer, it is asked again: %s", error.orig)
+                time.sleep(min(1.0, self._patience))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Trouble with the database itself, not with what was asked of it, in words."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseUnavailable(f"The database does not answer: {error.orig}. Try again in a moment.") from error
 
 
 def _prepare(connection: Any, _record: Any) -> None:

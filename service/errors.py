@@ -74,6 +74,10 @@ class BadCursor(CohortError):
     """A page cursor that no listing handed out."""
 
 
+class DatabaseUnavailable(CohortError):
+    """The database does not answer, or broke off in the middle."""
+
+
 class RayUnavailable(CohortError):
     """Ray's Jobs API does not answer; whoever asked waits and asks again."""
 

@@ -49,8 +49,8 @@ def _palette_with_alpha() -> bytes:
     return encoded(noise("P"), "PNG", transparency=0)
 
 
-def written(name: str, content: Callable[[], bytes]) -> Callable[[Path, int], None]:
-    return lambda folder, number: (folder / f"{name.format(number)}").write_bytes(content()) and None
+def written(name: str, content: Callable[[], bytes]) -> Callable[[Path, int], object]:
+    return lambda folder, number: (folder / name.format(number)).write_bytes(content())
 
 
 def _loop(folder: Path, number: int) -> None:
@@ -61,14 +61,14 @@ def _strange_name(folder: Path, number: int) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/strange-\xff-%d.png" % number)).write_bytes(encoded(noise(), "PNG"))
 
 
-UNREADABLE: dict[str, Callable[[Path, int], None]] = {
+UNREADABLE: dict[str, Callable[[Path, int], object]] = {
     "empty": lambda folder, number: (folder / f"empty-{number}.png").touch(),
     "truncated": written("truncated-{}.jpg", lambda: encoded(noise(), "JPEG")[:200]),
     "wrong magic": written("magic-{}.png", lambda: b"\x00\x01" + encoded(noise(), "PNG")[2:]),
     "bomb": written("bomb-{}.png", lambda: png_header(30_000, 30_000)),
     "loop of links": _loop,
 }
-READABLE: dict[str, Callable[[Path, int], None]] = {
+READABLE: dict[str, Callable[[Path, int], object]] = {
     "sixteen bits": written("deep-{}.png", lambda: encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG")),
     "cmyk": written("cmyk-{}.jpg", lambda: encoded(noise("CMYK"), "JPEG")),
     "palette with alpha": written("palette-{}.png", _palette_with_alpha),
