@@ -10,6 +10,7 @@ import httpx2
 
 from service import calls, wire, wire_plans
 from service.calls import Call
+from service.client_keys import AsyncKeyCalls
 from service.spec import JobSpec
 from service.states import Verb
 from service.wire_estimate import Estimate
@@ -17,7 +18,7 @@ from service.wire_estimate import Estimate
 T = TypeVar("T")
 
 
-class AsyncCohort:
+class AsyncCohort(AsyncKeyCalls):
     """A connection to a service, for `async` code.  Close it, or use it in an `async with`."""
 
     def __init__(

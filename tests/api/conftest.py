@@ -1,10 +1,14 @@
 """A service without Ray: a store in memory, drivers that only pretend, files in a temporary folder."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from api.app import create_app
@@ -96,6 +100,22 @@ def run_to_the_end(control_plane: ControlPlane, job_id: str | None = None) -> st
     store.move(job, JobState.PUBLISHING, attempt=attempt)
     store.move(job, JobState.SUCCEEDED, attempt=attempt)
     return job
+
+
+@contextmanager
+def served(control_plane: ControlPlane) -> Iterator[str]:
+    app = create_app(control_plane)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        app.state.closing.set()
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 @pytest.fixture

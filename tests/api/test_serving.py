@@ -1,25 +1,23 @@
 """Over a real server on loopback: streams that break and come back."""
 
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
-import uvicorn
 from sqlalchemy import update
 
 from api import events
-from api.app import create_app
 from service import tables
 from service.client import ApiError, Cohort
 from service.control_plane import ControlPlane
 from service.spec import parse_spec
 from service.states import Desired, JobState
+from tests.api.conftest import served
 
 SPEC = "name: x\nbackbone: {model: demo}\ntasks:\n  - {name: a, source: {kind: demo, task: digits-ink}}\n"
 # nobody listens at the Ray address: nothing is submitted here
@@ -31,22 +29,6 @@ settings = Settings.load(home=sys.argv[1], port=0, ray_address="http://127.0.0.1
 serve(settings, started=lambda connection: os.kill(os.getpid(), getattr(signal, sys.argv[2])))
 print("ended")
 """
-
-
-@contextmanager
-def served(control_plane: ControlPlane) -> Iterator[str]:
-    app = create_app(control_plane)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        app.state.closing.set()
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 def _read(url: str, key: str, after: int, until: Callable[[int], bool]) -> list[int]:
