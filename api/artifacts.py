@@ -2,10 +2,11 @@
 
 import mimetypes
 import re
+from email.utils import format_datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from api.context import ViewsOf
 from api.problems import RangeRefused
@@ -49,14 +50,26 @@ def report(
 
 def file_answer(job_id: str, path: str, request: Request, views: ViewsOf, if_none_match: str | None) -> Response:
     """A file of a job, or the part of it that the request asks for."""
-    place, status = views.artifact(job_id, path)
-    tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'  # files are replaced, never changed in place
+    found = views.artifact(job_id, path)
+    tag, size = f'"{found.info.tag}"', found.info.size
     headers = {"ETag": tag, **_SANDBOX}
     if if_none_match is not None and _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    _check_range(request.headers.get("range"), status.st_size)
+    wanted = request.headers.get("range")
+    _check_range(wanted, size)
     kind = mimetypes.guess_type(path)[0] or ("text/plain" if path.endswith(".log") else "application/octet-stream")
-    return FileResponse(place, stat_result=status, media_type=kind, headers=headers)
+    if found.is_local:
+        return FileResponse(found.place, media_type=kind, headers=headers)
+    headers |= {"Accept-Ranges": "bytes", "Last-Modified": format_datetime(found.info.modified_at, usegmt=True)}
+    start, stop, status = 0, size, 200
+    # one part at most: whoever asks for several may be given the whole
+    if wanted is not None and "," not in wanted and request.headers.get("if-range", tag) == tag:
+        start, stop = _bounds(wanted, size)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        status = 206
+    headers["Content-Length"] = str(stop - start)
+    body = found.chunks(start, stop) if request.method != "HEAD" else iter(())
+    return StreamingResponse(body, status, media_type=kind, headers=headers)
 
 
 def _matches(wanted: str, tag: str) -> bool:
@@ -77,6 +90,14 @@ def _check_range(wanted: str | None, size: int) -> None:
             f"Range {wanted!r:.100} names no bytes of a file of {size}. Ask for e.g. `bytes=0-{max(size - 1, 0)}`.",
             size=size,
         )
+
+
+def _bounds(wanted: str, size: int) -> tuple[int, int]:
+    """The first byte of a range of which there are bytes, and the one after its last."""
+    first, _, last = wanted.partition("=")[2].strip().partition("-")
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
 
 
 def _has_bytes(first: str, last: str, size: int) -> bool:

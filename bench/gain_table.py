@@ -32,7 +32,8 @@ from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData, load_task
 from workers.data.roots import DataRoots
 from workers.methods.config import MmAPConfig
-from workers.training.results import Progress, write_atomically
+from workers.storage import write
+from workers.training.results import Progress
 from workers.training.signatures import profile
 from workers.training.train import GroupWork, train
 
@@ -85,7 +86,7 @@ def measure_seed(spec: JobSpec, clip: FrozenCLIP, seed: int, folder: Path) -> No
     for subset in subsets(tuple(data)):
         if subset not in trained:
             rows.append(row := train_subset(spec, clip, subset, data, seed, folder))
-            write_atomically(lines, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            write(lines, "".join(json.dumps(row) + "\n" for row in rows).encode())
             shutil.rmtree(folder / "groups" / f"seed-{seed}", ignore_errors=True)
             print(f"seed {seed}: {' + '.join(subset)} in {row['seconds']:.0f} s", flush=True)
 

@@ -5,20 +5,31 @@ under `<storage>/jobs/<job>/`.  What the files mean is known to the stages that 
 """
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from service.errors import ArtifactNotFound
+from workers.arrays import read_arrays
+from workers.seals import is_sealed, seal, unseal
+from workers.storage import (
+    FileInfo,
+    Site,
+    append,
+    describe,
+    files_below,
+    is_remote,
+    open_place,
+    read_range,
+    remove_drafts,
+    remove_tree,
+    write,
+)
 
 ARBITRATION = "arbitration.json"
 """Where a job keeps what short training runs said of its groups."""
-_DRAFT = ".draft-"
+_OLD_DRAFT_SECONDS = 60.0
 
 
 def plan_path(number: int) -> str:
@@ -32,20 +43,34 @@ def review_path(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class ArtifactInfo:
-    """A file as a listing shows it."""
+class Artifact:
+    """A file as it is served."""
 
-    path: str
-    size: int
-    """Bytes."""
-    modified_at: datetime
+    place: Path
+    info: FileInfo
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it can be opened where it lies."""
+        return not is_remote(self.place)
+
+    def chunks(self, start: int, stop: int, size: int = 2**20) -> Iterator[bytes]:
+        """Bytes [start, stop), in pieces.  OSError where another file has taken its place meanwhile."""
+        for first in range(start, stop, size):
+            if first > start and describe(self.place).tag != self.info.tag:
+                raise OSError(f"{self.info.path} was replaced while it was read.")
+            yield read_range(self.place, first, min(first + size, stop))
 
 
 class JobFiles:
-    """The folder of one job.  Paths are relative to it, with forward slashes; none leads out of it."""
+    """The folder of one job.  Paths are relative to it, with forward slashes; none leads out of it.
 
-    def __init__(self, storage_root: str | Path, job_id: str) -> None:
-        self.root = Path(storage_root) / "jobs" / job_id
+    JSON objects are sealed: a damaged one is noticed when it is read (`workers.seals.Damaged`).
+    """
+
+    def __init__(self, storage: str | Path, job_id: str) -> None:
+        """`storage`: a folder, or the place of an object store."""
+        self.root = open_place(storage) / "jobs" / job_id
 
     def path(self, relative: str = "") -> Path:
         """Where a file lies.  ArtifactNotFound for a path that is absolute or leads out of the job's folder."""
@@ -57,21 +82,22 @@ class JobFiles:
     def exists(self, relative: str) -> bool:
         return self.path(relative).exists()
 
+    def is_whole(self, relative: str) -> bool:
+        """Whether a file is there.  Damaged for JSON or arrays that are not what was written."""
+        try:
+            if relative.endswith(".npz"):
+                read_arrays(self.path(relative))
+            else:
+                self.read_text(relative)
+        except (ArtifactNotFound, FileNotFoundError):
+            return False
+        return True
+
     def write_text(self, relative: str, text: str) -> Path:
         """Writes all or nothing: whoever reads sees the old file or the new one, also after a power cut."""
         path = self.path(relative)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{_DRAFT}{uuid.uuid4().hex}")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        is_object = relative.endswith(".json") and text.startswith("{") and text != "{}"
+        write(path, seal(text) if is_object else text.encode(), _site(relative))
         return path
 
     def write_json_atomic(self, relative: str, value: Any) -> Path:
@@ -81,58 +107,58 @@ class JobFiles:
     write_json = write_json_atomic
 
     def read_text(self, relative: str) -> str:
-        return self.file(relative).read_text(encoding="utf-8")
+        """The text that was written.  ArtifactNotFound, Damaged."""
+        content = self.file(relative).read_bytes()
+        if relative.endswith(".json") and is_sealed(content):
+            return unseal(content, name=relative)
+        return content.decode()
 
     def read_json(self, relative: str) -> Any:
         return json.loads(self.read_text(relative))
 
     def append_log(self, name: str, lines: Iterable[str]) -> None:
         """Adds lines to `logs/<name>.log`."""
-        path = self.path(f"logs/{name}.log")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        append(self.path(f"logs/{name}.log"), "".join(f"{line}\n" for line in lines))
 
-    def list(self) -> list[ArtifactInfo]:
+    def list(self) -> list[FileInfo]:
         """Every file, by path; half-written ones are left out."""
-        found = []
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                path = Path(folder, name)
-                if name.startswith(_DRAFT) or path.is_symlink():
-                    continue
-                try:
-                    status = path.stat()
-                except FileNotFoundError:  # a checkpoint was replaced between the listing and the look
-                    continue
-                modified = datetime.fromtimestamp(status.st_mtime, UTC)
-                found.append(ArtifactInfo(path.relative_to(self.root).as_posix(), status.st_size, modified))
-        return sorted(found, key=lambda info: info.path)
+        return sorted(files_below(self.root), key=lambda info: info.path)
 
     def remove(self) -> None:
         """Removes every file of the job; repeatable.  OSError where one cannot be removed."""
-        if self.root.exists():
-            shutil.rmtree(self.root)
+        remove_tree(self.root)
+
+    def remove_drafts(self) -> None:
+        """Removes what killed drivers and workers left half-written, and of what others may be writing what is old."""
+        for folder in ("arbitration", "bundle", "groups", "profile", "search"):
+            remove_drafts(self.root / folder)
+        remove_drafts(self.root, older_than=_OLD_DRAFT_SECONDS)
 
     def size(self, relative: str) -> int:
         """Bytes of a file; ArtifactNotFound if there is none."""
-        return self.file(relative).stat().st_size
+        return self.info(relative).size
 
-    def open(self, relative: str, start: int = 0) -> BinaryIO:
-        """The file, opened for reading at byte `start`; ArtifactNotFound if there is none."""
-        file = self.file(relative).open("rb")
-        file.seek(start)
-        return file
+    def info(self, relative: str) -> FileInfo:
+        """Size, time and tag of a file; ArtifactNotFound if there is none."""
+        return describe(self.file(relative), relative)
 
     def read_range(self, relative: str, start: int = 0, length: int | None = None) -> bytes:
-        """Bytes [start, start + length), or to the end."""
-        with self.open(relative, start) as file:
-            return file.read(-1 if length is None else length)
+        """Bytes [start, start + length), or to the end; none after the end."""
+        size = self.size(relative)
+        stop = size if length is None else min(size, start + length)
+        return read_range(self.path(relative), start, stop)
 
     def file(self, relative: str) -> Path:
         """Where a file lies.  ArtifactNotFound if there is none, or only a link out of the job's folder."""
         path = self.path(relative)
-        inside = path.resolve().is_relative_to(self.root.resolve())  # a link may have been put there
+        # a link may have been put there; object stores have none
+        inside = is_remote(path) or path.resolve().is_relative_to(self.root.resolve())
         if not inside or not path.is_file():
             raise ArtifactNotFound(f"This job has no file {relative!r:.200} (yet). List the job's artifacts.")
         return path
+
+
+def _site(relative: str) -> Site:
+    if relative.startswith("plans/"):
+        return "review" if relative.endswith("-review.json") else "plan"
+    return "json"

@@ -20,7 +20,7 @@ from service.benchmark_records import PlanRecord, Record, WorkerWork, read_plan,
 from service.benchmark_spec import BenchSpec, Contestant
 from service.errors import CohortError
 from workers.data.roots import DataRoots
-from workers.training.results import write_atomically
+from workers.storage import write
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _STOP_SECONDS = 60.0
@@ -161,7 +161,7 @@ class _Runner:
             record = Record(cell=item, date=today, commit=self._commit, hardware="", reason=reason)
         else:
             record = PlanRecord(cell=item, reason=reason)
-        write_atomically(record_path(self._folder, item), record.model_dump_json(indent=1).encode())
+        write(record_path(self._folder, item), record.model_dump_json(indent=1).encode())
         self._finished(what, item)
 
     def _stop(self) -> None:

@@ -33,9 +33,9 @@ from workers.data.dataset import ImageSet, TaskData, load_task
 from workers.launching.execute import attempt
 from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
 from workers.launching.work import num_steps, train_unit
+from workers.storage import write
 from workers.training.config import TrainConfig
 from workers.training.features import FeatureCache
-from workers.training.results import write_atomically
 from workers.training.run import GroupRun
 from workers.training.signatures import profile
 from workers.training.train import GroupWork, train
@@ -88,7 +88,7 @@ class Worker:
         if outcome.traceback:
             log.warning("%s failed:\n%s", item.name, outcome.traceback)
         record = outcome.value if outcome.kind == "done" else failed
-        write_atomically(record_path(self._work.folder, item), record.model_dump_json(indent=1).encode())
+        write(record_path(self._work.folder, item), record.model_dump_json(indent=1).encode())
         shutil.rmtree(scratch, ignore_errors=True)
         return True
 

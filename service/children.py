@@ -41,7 +41,7 @@ def add_tasks(
         check_json(text)
     asked = read_spec(NewTasks, text)
     job = store.get_job(job_id)
-    plan = _plan_to_join(job, store, JobFiles(settings.storage, job_id))
+    plan = _plan_to_join(job, store, JobFiles(settings.storage_place, job_id))
     spec = _with_tasks(job, plan, asked)
     try:
         check_roots(spec.model_copy(update={"tasks": asked.tasks}), settings.roots_of(job.tenant))

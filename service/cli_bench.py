@@ -31,7 +31,7 @@ from service.benchmark_table import (
 from service.roles import DEFAULT_TENANT
 from service.scores import by_metric, in_words
 from service.settings import Settings
-from workers.training.results import write_atomically
+from workers.storage import write as write_file
 
 
 def bench(
@@ -87,9 +87,9 @@ def bench(
 def write(table: Table, folder: Path) -> None:
     """table.csv, table.json and table.md; scores on validation images go to files that are named so."""
     name = "table" if table.part == "test" else "validation-table"
-    write_atomically(folder / f"{name}.csv", to_csv(table).encode())
-    write_atomically(folder / f"{name}.json", to_json(table).encode())
-    write_atomically(folder / f"{name}.md", to_markdown(table).encode())
+    write_file(folder / f"{name}.csv", to_csv(table).encode())
+    write_file(folder / f"{name}.json", to_json(table).encode())
+    write_file(folder / f"{name}.md", to_markdown(table).encode())
 
 
 def _tell(console: Console, finished: Finished) -> None:

@@ -47,7 +47,7 @@ class Keeper:
         """Finds out what the files of some jobs take, of those first that were not measured for longest."""
         for job_id in self._store.jobs_to_measure(now):
             try:
-                size = sum(info.size for info in JobFiles(self._settings.storage, job_id).list())
+                size = sum(info.size for info in JobFiles(self._settings.storage_place, job_id).list())
             except OSError as error:
                 log.warning("the files of job %s could not be measured: %s", job_id, error)
                 continue
@@ -55,7 +55,7 @@ class Keeper:
 
     def _remove(self, job_id: str) -> bool:
         try:
-            JobFiles(self._settings.storage, job_id).remove()
+            JobFiles(self._settings.storage_place, job_id).remove()
         except OSError as error:
             log.warning("the files of the deleted job %s could not be removed: %s", job_id, error)
             return False

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from grouping.measurement import Measurement, TaskFacts, measure
 from service.artifacts import JobFiles
-from workers.training.results import write_atomically
+from workers.arrays import read_arrays, write_arrays
+from workers.seals import Damaged
 
 DATASETS = "datasets.json"
 SIGNATURES = "profile/signatures.npz"
-MEASUREMENT = "profile/measurement.npz"
+MEASUREMENT = "measurement.npz"
 """The few matrices that every plan of the job is made from."""
 _SOURCE = "source"
 
@@ -23,15 +23,14 @@ def read_measurement(files: JobFiles) -> Measurement:
 
     ArtifactNotFound for a job without signatures.  Two that make it at once write the same.
     """
-    source = _fingerprint(files)
-    with suppress(FileNotFoundError), np.load(files.path(MEASUREMENT), allow_pickle=False) as arrays:
-        if _SOURCE in arrays and arrays[_SOURCE].tolist() == source:
+    source = files.info(SIGNATURES).tag
+    with suppress(FileNotFoundError, Damaged):
+        arrays = read_arrays(files.path(MEASUREMENT))
+        if str(arrays.pop(_SOURCE, "")) == source:
             return Measurement.of_arrays(arrays)
     gradients, names, facts = _signatures(files)
     found = measure(gradients, names, facts)
-    buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **found.arrays(), **{_SOURCE: np.array(source)})
-    write_atomically(files.path(MEASUREMENT), buffer.getvalue())
+    write_arrays(files.path(MEASUREMENT), {**found.arrays(), _SOURCE: np.array(source)}, "measurement")
     return found
 
 
@@ -51,10 +50,5 @@ def step_costs(tasks: Iterable[Mapping[str, Any]], batch_size: int) -> dict[str,
 
 
 def _signatures(files: JobFiles) -> tuple[np.ndarray, list[str], TaskFacts]:
-    with np.load(files.file(SIGNATURES), allow_pickle=False) as signatures:
-        return signatures["gradients"], [str(name) for name in signatures["task_names"]], TaskFacts.of(signatures)
-
-
-def _fingerprint(files: JobFiles) -> list[int]:
-    status = files.file(SIGNATURES).stat()
-    return [status.st_size, status.st_mtime_ns]
+    signatures = read_arrays(files.file(SIGNATURES))
+    return signatures["gradients"], [str(name) for name in signatures["task_names"]], TaskFacts.of(signatures)

@@ -38,8 +38,8 @@ class Planner:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._storage = settings.storage
-        self._reviews = Reviews(settings.storage)
+        self._storage = settings.storage_place
+        self._reviews = Reviews(settings)
 
     def close(self) -> None:
         """Gives up the reviews that are not there yet."""

@@ -2,9 +2,11 @@
 
 A review takes from a second to a minute and is kept beside its plan, `plans/<number>-review.json`.  What is asked twice
 is worked out once; what a stopped service left undone is asked again at the next look.  The process is
-`python -m service.reviews STORAGE JOB NUMBER BATCH_SIZE`: it loads neither torch nor ray and ends with its review.
+`python -m service.reviews JOB NUMBER BATCH_SIZE`, which hears from its standard input where the storage is: it loads
+neither torch nor ray and ends with its review.
 """
 
+import json
 import logging
 import os
 import subprocess
@@ -16,6 +18,8 @@ from grouping.plan import Plan
 from grouping.review import review
 from service.artifacts import JobFiles, plan_path, review_path
 from service.measurements import read_gradients, read_measurement, task_costs
+from service.settings import Settings
+from workers.storage import open_place
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +34,8 @@ def write_review(files: JobFiles, number: int, batch_size: int) -> None:
 class Reviews:
     """The reviews that are asked for and not there yet."""
 
-    def __init__(self, storage: str) -> None:
-        self._storage = storage
+    def __init__(self, settings: Settings) -> None:
+        self._storage = json.dumps([settings.storage, settings.storage_options])
         self._lock = threading.Lock()
         self._queue: ThreadPoolExecutor | None = None
         self._process: subprocess.Popen[str] | None = None
@@ -75,22 +79,24 @@ class Reviews:
 
     def _run(self, job_id: str, number: int, batch_size: int) -> str | None:
         """Why it failed; None where it did not."""
-        command = [sys.executable, "-m", __name__, self._storage, job_id, str(number), str(batch_size)]
+        command = [sys.executable, "-m", __name__, job_id, str(number), str(batch_size)]
         with self._lock:
             if self._queue is None:
                 return None
             # A process group of its own: Ctrl-C in the service's terminal is the service's to hear.
-            self._process = process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
-        _, said = process.communicate()
+            self._process = process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+            )
+        _, said = process.communicate(self._storage)
         if process.returncode == 0 or self._queue is None:
             return None
         log.error("the review of plan %d of %s failed: %s", number, job_id, said)
         return said.strip().rpartition("\n")[2] or f"its process ended with {process.returncode}"
 
 
-def main(storage: str, job_id: str, number: str, batch_size: str) -> None:
+def main(job_id: str, number: str, batch_size: str) -> None:
     os.nice(10)  # whoever waits for an answer of the service goes first
-    write_review(JobFiles(storage, job_id), int(number), int(batch_size))
+    write_review(JobFiles(open_place(*json.load(sys.stdin)), job_id), int(number), int(batch_size))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
+from workers.storage import is_remote, open_place
 
 _PATH_SEPARATOR = re.compile(f"{re.escape(os.pathsep)}(?!//)")  # the colon of `s3://` separates nothing
 
@@ -34,7 +35,10 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy URL.  Empty: SQLite at `home/cohort.db`."""
     storage: str = ""
-    """The folder artifacts go to (a path or file:// URI, NFS included).  Empty: `home/storage`."""
+    """Where artifacts go: a folder (a path or file:// URI, NFS included), or a bucket and a path in it as a URI (s3://,
+    gs://, abfs://).  Empty: `home/storage`."""
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
+    """What fsspec is to know of an object store: endpoint, credentials.  In the environment: a JSON object."""
     data_roots: Annotated[list[str], NoDecode] = ["data"]
     """Folders, and URIs such as `s3://bucket/team`, that jobs may read data and backbones from.  Without any URI, all
     that `data_schemes` allow.  In the environment: separated as in PATH."""
@@ -131,11 +135,8 @@ class Settings(BaseSettings):
     def _defaults_live_in_home(cls, values: dict) -> dict:
         home = Path(values.get("home") or "var").expanduser().resolve()
         storage = values.get("storage") or str(home / "storage")
-        if "://" in storage and not storage.startswith("file://"):
-            raise ValueError(
-                f"storage={storage!r}: expected a folder or a file:// URI. Mount the bucket and name its folder."
-            )
-        storage = str(Path(storage.removeprefix("file://")).expanduser().resolve())
+        place = open_place(storage)
+        storage = storage.rstrip("/") if is_remote(place) else str(place.resolve())
         return {
             **values,
             "database_url": values.get("database_url") or f"sqlite:///{home / 'cohort.db'}",
@@ -176,6 +177,11 @@ class Settings(BaseSettings):
     @property
     def running_file(self) -> Path:
         return self.home / "running.json"
+
+    @property
+    def storage_place(self) -> Path:
+        """Where artifacts go, opened."""
+        return open_place(self.storage, self.storage_options)
 
     @property
     def faults_ledger(self) -> Path:

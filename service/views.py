@@ -3,13 +3,11 @@
 Reads only.  Knows no HTTP: the API hands these on as they are.
 """
 
-import os
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from service import lifecycle, wire
-from service.artifacts import ARBITRATION, JobFiles, plan_path, review_path
+from service.artifacts import ARBITRATION, Artifact, JobFiles, plan_path, review_path
 from service.errors import PlanNotFound
 from service.gains import read_gains
 from service.plan_views import plan_facts, similarity, task_reasons
@@ -32,7 +30,7 @@ class Views:
 
     def files(self, job_id: str) -> JobFiles:
         """The job's files.  JobNotFound."""
-        return JobFiles(self._settings.storage, self._store.get_job(job_id).id)
+        return JobFiles(self._settings.storage_place, self._store.get_job(job_id).id)
 
     def job(self, job: Job | str) -> wire.Job:
         """One job, whole."""
@@ -134,10 +132,10 @@ class Views:
         """Every file of the job."""
         return wire.ArtifactList(artifacts=[wire.Artifact.model_validate(info) for info in self.files(job_id).list()])
 
-    def artifact(self, job_id: str, path: str) -> tuple[Path, os.stat_result]:
-        """Where a file of the job lies, and its size and time.  ArtifactNotFound; also for links that lead out."""
-        place = self.files(job_id).file(path)
-        return place, place.stat()
+    def artifact(self, job_id: str, path: str) -> Artifact:
+        """A file of the job.  ArtifactNotFound; also for links that lead out."""
+        files = self.files(job_id)
+        return Artifact(files.file(path), files.info(path))
 
     def report_path(self, job_id: str) -> str:
         """The report's path among the job's files.  ArtifactNotFound until it is written."""

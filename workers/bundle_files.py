@@ -15,7 +15,8 @@ from typing import Any
 from workers.clip.config import BackboneConfig
 from workers.data.config import TaskKind
 from workers.methods.config import MethodConfig
-from workers.training.results import LEARNED, TEXT_FEATURES, write_atomically
+from workers.storage import Site, write
+from workers.training.results import read_trained
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -62,14 +63,17 @@ def write_bundle(
 
     `documents` are text files by name (`spec.json`, `plan.json`, `report.html`, ...).
     """
+    files: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, content: bytes, site: Site) -> None:
+        write(folder / name, content, site)
+        files[name] = {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
+
     for name, text in documents.items():
-        write_atomically(folder / name, text.encode())
+        add(name, text.encode(), "report" if name.endswith(".html") else "bundle")
     for group in groups:
-        for name in (LEARNED, TEXT_FEATURES):
-            write_atomically(folder / "groups" / group.id / name, (group.directory / name).read_bytes())
-    written = sorted(
-        list(documents) + [f"groups/{group.id}/{name}" for group in groups for name in (LEARNED, TEXT_FEATURES)]
-    )
+        for name, content in read_trained(group.directory).items():
+            add(f"groups/{group.id}/{name}", content, "bundle")
     manifest = {
         "format": FORMAT,
         "job": job,
@@ -83,11 +87,6 @@ def write_bundle(
             {"id": group.id, "tasks": group.tasks, "method": group.method.model_dump(mode="json")} for group in groups
         ],
         "versions": dict(versions),
-        "files": {name: _describe(folder / name) for name in written},
+        "files": dict(sorted(files.items())),
     }
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
+    write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), "manifest")

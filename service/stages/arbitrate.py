@@ -5,7 +5,6 @@ one that failed, so a restart trains only what is missing and comes to the same 
 """
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,9 @@ from service.stages.passes import Landing, run_passes
 from service.stages.run import JobRun
 from service.stages.units import can_share
 from service.stages.validate import class_lists, datasets
+from workers.failures import FailureClass
 from workers.launching.work import GroupUnit, num_steps, train_unit
+from workers.storage import remove_tree
 from workers.training.config import TrainConfig
 from workers.training.results import ValidationResult
 
@@ -51,7 +52,7 @@ def add_arbitrated(run: JobRun, plan: Plan) -> tuple[int, Plan]:
 
 def read_arbitration(run: JobRun) -> Arbitration | None:
     """What the test showed; None for a job without one."""
-    if not run.files.exists(ARBITRATION):
+    if not run.has(ARBITRATION):
         return None
     return Arbitration.model_validate_json(run.files.read_text(ARBITRATION))
 
@@ -83,7 +84,7 @@ def _decided(run: JobRun, plan: Plan) -> Arbitration:
     )
     run.check()
     run.files.write_text(ARBITRATION, found.model_dump_json(indent=1))
-    shutil.rmtree(run.files.path(f"{FOLDER}/scratch"), ignore_errors=True)
+    remove_tree(run.files.path(f"{FOLDER}/scratch"))
     for action in found.actions:
         run.event("arbitration", action.sentence, data=action.model_dump(mode="json"))
     run.event(
@@ -162,19 +163,19 @@ class Trials(Landing):
         for unit in units:
             if unit.id in self._ended:
                 continue
-            if self._run.files.exists(self._path(unit)):
+            if self._run.has(self._path(unit)):
                 self._take(unit, self._run.files.read_json(self._path(unit)))
             elif (result := ValidationResult.read(self.directory(unit))) is not None:
                 self._keep(unit, asdict(result))
 
-    def fail(self, unit: GroupUnit, reason: str) -> None:
+    def fail(self, unit: GroupUnit, reason: str, failure: FailureClass) -> None:
         self._run.check()  # an attempt that is over has nothing to say about its units
         self._keep(unit, {"group": unit.id, "tasks": unit.tasks, "failure": reason})
 
     def _keep(self, unit: GroupUnit, record: dict) -> None:
         self._take(unit, record)
         self._run.files.write_json(self._path(unit), record)
-        shutil.rmtree(self.directory(unit), ignore_errors=True)
+        remove_tree(self.directory(unit))
 
     def _take(self, unit: GroupUnit, record: dict) -> None:
         self._ended.add(unit.id)

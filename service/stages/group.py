@@ -40,7 +40,7 @@ def review_plans(run: JobRun) -> None:
     if run.spec.trivial_sharing is not None:
         return
     for plan in run.store.plans(run.job):
-        if (plan.attempt is not None or plan.approved) and not run.files.exists(review_path(plan.number)):
+        if (plan.attempt is not None or plan.approved) and not run.has(review_path(plan.number)):
             found = aside(run, lambda number=plan.number: _review(run, number))
             faults.point("driver.review.writes")
             run.files.write_text(review_path(plan.number), found.model_dump_json(indent=1))
@@ -68,7 +68,7 @@ def read_plan(run: JobRun) -> Plan:
 def read_review(run: JobRun) -> Review | None:
     """The review of the plan that trains; None for a job that measured nothing."""
     number = approved_plan(run)
-    if number is None or not run.files.exists(review_path(number)):
+    if number is None or not run.has(review_path(number)):
         return None
     return Review.model_validate_json(run.files.read_text(review_path(number)))
 
@@ -118,7 +118,7 @@ def _tell(run: JobRun, number: int, plan: Plan) -> None:
 def _restore(run: JobRun) -> None:
     """Writes plans again whose files are gone; their groups are those that the store knows."""
     for row in run.store.plans(run.job):
-        if not run.files.exists(plan_path(row.number)):
+        if not run.has(plan_path(row.number)):
             outline = row.outline
             plan = aside(run, lambda outline=outline: _again(run, outline))
             run.files.write_text(plan_path(row.number), plan.model_dump_json(indent=1))

@@ -6,9 +6,7 @@ trained is taken over; everything else trains.  What is taken over is copied, so
 later.
 """
 
-import shutil
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +21,12 @@ from service.stages.measure import measure_tasks
 from service.stages.parent import Parent, new_tasks
 from service.stages.run import JobRun, StageFailed
 from service.stages.units import TrainUnits
+from workers.arrays import read_arrays, write_arrays
 from workers.launching.work import GroupUnit
+from workers.seals import Damaged
+from workers.storage import write
 from workers.training.config import LARGEST_SIGNATURES
-from workers.training.results import LEARNED, TEXT_FEATURES, GroupResult, write_atomically
+from workers.training.results import LEARNED, TEXT_FEATURES, GroupResult, read_trained
 
 NEWCOMERS = "profile/newcomers"
 _SEARCH = "search.json"
@@ -37,14 +38,13 @@ def inherit_signatures(run: JobRun, parent: Parent) -> None:
     StageFailed for a new task with too few images to be measured like the others.
     """
     target = run.files.path(SIGNATURES)
-    if target.is_file():
+    if run.has(SIGNATURES):
         return
     stored, new = parent.file(SIGNATURES), new_tasks(run, parent)
     if not new:
         copy_file(stored, target)
         return
-    with np.load(stored, allow_pickle=False) as arrays:
-        known = dict(arrays)
+    known = read_arrays(stored)
     num = known["gradients"].shape[1]
     sizes = {task["name"]: task["num_train"] for task in run.files.read_json(DATASETS)["tasks"]}
     if few := [task for task in new if sizes[task] < num]:
@@ -60,22 +60,19 @@ def inherit_signatures(run: JobRun, parent: Parent) -> None:
             "profile.snapshots or profile.microbatches."
         )
     late = measure_tasks(run, new, microbatches=num, stored=stored, folder=NEWCOMERS)
-    with np.load(late, allow_pickle=False) as arrays:
-        found = dict(arrays)
+    found = read_arrays(late)
     for name in ("gradients", "losses", "counts"):
         known[name] = np.concatenate([known[name], found[name]], axis=2)
     for name in ("task_names", "text_centroids", "image_centroids"):
         known[name] = np.concatenate([known[name], found[name]])
-    buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **known)
     run.check()
-    write_atomically(target, buffer.getvalue())
+    write_arrays(target, known, "signatures")
     run.event("measured", f"{quoted(new)}: measured at the prompts that {parent.run.job} stored.")
 
 
 def inherited_plan(run: JobRun, parent: Parent) -> Plan:
     """The parent's plan as it is, or with the new tasks placed into its groups."""
-    plan = Plan.model_validate_json(parent.file(plan_path(parent.plan)).read_text(encoding="utf-8"))
+    plan = Plan.model_validate_json(parent.text(plan_path(parent.plan)))
     new = new_tasks(run, parent)
     if not new:
         return plan
@@ -130,14 +127,14 @@ def take_over(run: JobRun, parent: Parent, units: TrainUnits, parents: TrainUnit
         source = parent.run.files.path(f"groups/{same.id}")
         try:
             result = GroupResult.read(source)
-        except ValueError as error:
+        except Damaged as error:
             run.event("result_damaged", f"{unit.id} is trained again: {error}", level="warning")
             continue
         if result is None:
             continue
         renamed = {task: replace(found, group=unit.id) for task, found in result.results.items()}
-        learned, texts = ((source / name).read_bytes() for name in (LEARNED, TEXT_FEATURES))
-        replace(result, group=unit.id, results=renamed).write(directory, learned, texts)
+        files = read_trained(source)
+        replace(result, group=unit.id, results=renamed).write(directory, files[LEARNED], files[TEXT_FEATURES])
         taken.append(unit.id)
     if taken:
         run.event(
@@ -163,12 +160,9 @@ def _trained_plan(parent: Parent) -> Plan | None:
     number = next((plan.number for plan in parent.run.store.plans(parent.run.job) if plan.approved), None)
     if number is None:
         return None
-    return Plan.model_validate_json(parent.file(plan_path(number)).read_text(encoding="utf-8"))
+    return Plan.model_validate_json(parent.text(plan_path(number)))
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file; it is there whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".draft-{target.name}")
-    shutil.copyfile(source, draft)
-    draft.replace(target)
+    write(target, source.read_bytes())

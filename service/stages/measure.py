@@ -12,11 +12,11 @@ from grouping.plan import Plan, plan_from
 from grouping.verdict import Verdict
 from service.measurements import SIGNATURES, read_measurement, task_costs
 from service.stages.aside import aside
-from service.stages.run import JobRun, StageFailed
-from service.stages.supervise import supervise
+from service.stages.run import JobRun
+from service.stages.tries import run_alone
 from service.stages.validate import datasets, fingerprints, profiled_method
-from workers.launching.board import Outcome
-from workers.launching.work import GroupUnit, MeasureWork, Work
+from workers.launching.work import GroupUnit, MeasureWork
+from workers.storage import move, remove_tree
 from workers.training.config import LARGEST_SIGNATURES
 
 
@@ -24,11 +24,6 @@ def measure_tasks(run: JobRun, tasks: Sequence[str], *, microbatches: int, store
     """Measures tasks at stored prompts; the path of their signatures.  StageFailed where that cannot be done."""
     method = profiled_method(run.spec)
     directory = run.files.path(folder)
-
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
-        if outcome.kind != "done":
-            raise StageFailed(f"The tasks could not be measured: {outcome.error}", outcome.traceback)
-        return []
 
     common = run.common()
     common["tasks"] = tuple(task for task in run.spec.tasks if task.name in tasks)
@@ -42,7 +37,7 @@ def measure_tasks(run: JobRun, tasks: Sequence[str], *, microbatches: int, store
         directory=directory,
         stored=stored,
     )
-    supervise(run, [work], on_end)
+    run_alone(run, work, said="The tasks could not be measured: ")
     return directory / Path(SIGNATURES).name
 
 
@@ -66,8 +61,8 @@ def measure_more(run: JobRun) -> None:
         tasks = [task.name for task in run.spec.tasks]
         more = measure_tasks(run, tasks, microbatches=num, stored=signatures, folder=f"profile/microbatches-{num}")
         run.check()
-        more.replace(signatures)
-        more.parent.rmdir()
+        move(more, signatures, "signatures")
+        remove_tree(more.parent)
         after = _verdict(run)
         assert after is not None
         run.event(

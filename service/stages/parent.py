@@ -28,6 +28,11 @@ class Parent:
             )
         return self.run.files.path(path)
 
+    def text(self, path: str) -> str:
+        """What is in one of its files.  StageFailed if it is gone; Damaged."""
+        self.file(path)
+        return self.run.files.read_text(path)
+
 
 def parent_of(run: JobRun) -> Parent | None:
     """The job that this one goes on from; None for a job that begins by itself."""
@@ -36,7 +41,7 @@ def parent_of(run: JobRun) -> Parent | None:
         return None
     assert job.parent_plan is not None, "a job with a parent begins with one of its plans"
     parent = run.store.get_job(job.parent)
-    files = JobFiles(run.settings.storage, parent.id)
+    files = JobFiles(run.settings.storage_place, parent.id)
     view = JobRun(parent.id, parent.attempt, parent.spec, run.store, files, run.launcher, run.settings)
     return Parent(view, job.parent_plan)
 

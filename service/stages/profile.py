@@ -5,13 +5,12 @@ from service.measurements import SIGNATURES as ARTIFACT
 from service.stages.inherit import inherit_signatures
 from service.stages.measure import measure_more
 from service.stages.parent import parent_of
-from service.stages.run import JobRun, StageFailed
-from service.stages.supervise import supervise
+from service.stages.run import JobRun
+from service.stages.tries import run_alone
 from service.stages.validate import fingerprints, profiled_method
 from service.states import JobState
 from workers import faults
-from workers.launching.board import Outcome
-from workers.launching.work import GroupUnit, ProfileWork, Work
+from workers.launching.work import GroupUnit, ProfileWork
 
 
 def profile(run: JobRun) -> None:
@@ -32,15 +31,9 @@ def _train_shared_prompt(run: JobRun) -> None:
     method = profiled_method(run.spec)
     unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
     run.put_groups((unit,))
-    if run.files.exists(ARTIFACT):  # of an attempt that may have ended before it could say so
+    if run.has(ARTIFACT):  # of an attempt that may have ended before it could say so
         run.update_group(unit.id, state="done", reason=None)
         return
-
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
-        if outcome.kind != "done":
-            run.update_group(unit.id, state="failed", reason=outcome.error)
-            raise StageFailed(f"The shared prompt could not be trained: {outcome.error}", outcome.traceback)
-        return []
 
     work = ProfileWork(
         **run.common(),
@@ -51,7 +44,7 @@ def _train_shared_prompt(run: JobRun) -> None:
         method=method,
         directory=run.files.path(ARTIFACT).parent,
     )
-    supervise(run, [work], on_end)
+    run_alone(run, work, said="The shared prompt could not be trained: ", directory=work.directory)
     faults.point("driver.signatures.written")
     run.update_group(unit.id, state="done")
     run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")

@@ -45,14 +45,14 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         reasons = "; ".join(f"{group}: {why}" for group, why in trained.failures.items())
         to, reason = JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
     gained, review = _gains(trained), read_review(run)
-    told = run.files.write_json(GAINS, [gain.model_dump() for gain in gained])
+    run.files.write_json(GAINS, [gain.model_dump() for gain in gained])
     versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
     documents = {
         "spec.json": run.spec.model_dump_json(indent=1),
         "plan.json": read_plan(run).model_dump_json(indent=1),
         "datasets.json": json.dumps(found, indent=1, allow_nan=False),
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
-        "gains.json": told.read_text(),
+        "gains.json": run.files.read_text(GAINS),
         "report.html": render_report(
             report_inputs(run, trained, found, gained=gained, review=review, versions=versions)
         ),

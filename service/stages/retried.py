@@ -23,7 +23,7 @@ def take_over_retried(run: JobRun) -> None:
     retried = run.store.get_job(run.job).retry_of
     if retried is None or run.files.exists(TAKEN_OVER):
         return
-    source = JobFiles(run.settings.storage, retried)
+    source = JobFiles(run.settings.storage_place, retried)
     for path in _worth_keeping(source):
         run.check()
         faults.point("retry.copies")

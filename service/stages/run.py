@@ -21,6 +21,7 @@ from service.store import Store
 from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
 from workers.launching.work import GroupUnit
+from workers.seals import Damaged
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,11 @@ class Interrupted(Exception):
 class StageFailed(Exception):
     """The job cannot go on.  `reason` is for the user, `detail` (a traceback) for the log."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
+    def __init__(self, reason: str, detail: str = "", failure: FailureClass = FailureClass.USER) -> None:
+        super().__init__(reason, detail, failure)
         self.reason = reason
         self.detail = detail
+        self.failure = failure
 
 
 @dataclass
@@ -76,6 +78,15 @@ class JobRun:
         log.info("%s: %s", kind, message)
         seq = self.store.add_event(self.job, kind, message, level=level, data=data, attempt=self.attempt)
         self._landed(seq is not None)
+
+    def has(self, path: str) -> bool:
+        """Whether an artifact is there and whole.  A damaged one is told and removed: its stage makes it again."""
+        try:
+            return self.files.is_whole(path)
+        except Damaged as error:
+            self.event("artifact_damaged", f"{error} It is made again.", level="warning", data={"path": path})
+            self.files.path(path).unlink(missing_ok=True)
+            return False
 
     def put_groups(self, units: tuple[GroupUnit, ...]) -> None:
         """Rows for groups that are about to run; rows that exist keep what they know."""

@@ -13,15 +13,14 @@ from service.stages.group import read_plan
 from service.stages.inherit import inherit_search
 from service.stages.parent import parent_of
 from service.stages.run import Interrupted, JobRun, StageFailed
-from service.stages.supervise import supervise
+from service.stages.tries import run_alone
 from service.stages.units import Tuned
 from service.stages.validate import datasets, fingerprints
 from service.states import JobState
-from workers.launching.board import Outcome
 from workers.launching.search_config import SearchConfig
 from workers.launching.search_space import apply_setting
 from workers.launching.trials import Trial, best_of, ranked, read_trials, words
-from workers.launching.work import GroupUnit, SearchWork, Work
+from workers.launching.work import GroupUnit, SearchWork
 
 ARTIFACT = "search.json"
 JOB = "job"
@@ -38,7 +37,7 @@ def search(run: JobRun) -> None:
     run.enter(JobState.SEARCHING)
     if (parent := parent_of(run)) is not None:
         inherit_search(run, parent, read_plan(run))
-    if run.files.exists(ARTIFACT):
+    if run.has(ARTIFACT):
         return
     groups = {group.id: tuple(group.tasks) for group in read_plan(run).groups}
     scopes = {JOB: groups} if config.scope == "job" else {group: {group: tasks} for group, tasks in groups.items()}
@@ -63,7 +62,7 @@ def tuned(run: JobRun) -> Tuned:
 def _search_scope(run: JobRun, config: SearchConfig, scope: str, members: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     """Runs one search to its end: its trials, best first, and the best of them."""
     summary = f"search/{scope}/{ARTIFACT}"
-    if run.files.exists(summary):
+    if run.has(summary):
         return run.files.read_json(summary)
     needed = {task for tasks in members.values() for task in tasks}
     directory = run.files.path(f"search/{scope}")
@@ -85,26 +84,18 @@ def _search_scope(run: JobRun, config: SearchConfig, scope: str, members: dict[s
         directory=directory,
     )
     told = {trial.number for trial in read_trials(directory) if trial.has_ended}
-    not_run = 0
 
     def land() -> None:
         _tell_ended(run, config, scope, directory, told)
 
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
-        nonlocal not_run
-        land()
-        if outcome.kind == "failed":
-            raise StageFailed(f"The search could not go on: {outcome.error}", outcome.traceback)
-        not_run = outcome.value["num_not_run"] if outcome.kind == "done" else 0
-        return []
-
     before = f"; {len(told)} trial(s) of an earlier attempt count" if told else ""
     run.event("search_started", f"{_whose(scope)}: {', '.join(config.space)} by {config.metric}{before}.")
     try:
-        supervise(run, [work], on_end, land)
+        ended = run_alone(run, work, said="The search could not go on: ", on_poll=land)
     except Interrupted:
         land()  # what ended while the others wrote their checkpoints
         raise
+    not_run = ended["num_not_run"] if ended else 0
     found = _concluded(run, config, scope, read_trials(directory), not_run)
     run.files.write_json(summary, found)
     return found

@@ -22,7 +22,9 @@ from service.stages.units import TrainUnits, can_share, train_units
 from service.stages.validate import class_lists, datasets, tell_left_out
 from service.states import JobState
 from workers import faults
+from workers.failures import FailureClass
 from workers.launching.work import GroupUnit
+from workers.seals import Damaged
 from workers.training.results import RESULT, GroupResult
 
 
@@ -34,6 +36,8 @@ class Trained:
     results: dict[str, GroupResult] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     """Unit id -> reason."""
+    classes: dict[str, FailureClass] = field(default_factory=dict)
+    """Unit id -> class of its failure."""
 
 
 def train(run: JobRun) -> Trained:
@@ -55,7 +59,8 @@ def train(run: JobRun) -> Trained:
     faults.point("driver.results.landed")
     if not any(group in trained.results for group in trained.units.planned.values()):
         reasons = "; ".join(f"{group}: {reason}" for group, reason in trained.failures.items())
-        raise StageFailed(f"No group could be trained. {reasons}")
+        planned = [trained.classes[group] for group in trained.units.planned.values()]
+        raise StageFailed(f"No group could be trained. {reasons}", failure=planned[0])
     name_the_hurt(run, trained)
     return trained
 
@@ -83,8 +88,9 @@ class _Results(Landing):
     def land(self, units: Sequence[GroupUnit]) -> None:
         _land_finished(self._run, self._trained, units)
 
-    def fail(self, unit: GroupUnit, reason: str) -> None:
+    def fail(self, unit: GroupUnit, reason: str, failure: FailureClass) -> None:
         self._trained.failures[unit.id] = reason
+        self._trained.classes[unit.id] = failure
 
 
 def _directory(run: JobRun, group: str) -> Path:
@@ -92,19 +98,21 @@ def _directory(run: JobRun, group: str) -> Path:
 
 
 def _finished(run: JobRun, unit: GroupUnit) -> GroupResult | None:
-    """The unit's result; a damaged one is set aside, told, and trained again."""
+    """The unit's result; a damaged one is removed, told, and trained again."""
     directory = _directory(run, unit.id)
     try:
         return GroupResult.read(directory)
-    except ValueError as error:
-        (directory / RESULT).rename(directory / f"damaged-{RESULT}")
+    except Damaged as error:
+        (directory / RESULT).unlink(missing_ok=True)
         run.event("result_damaged", f"{unit.id} is trained again: {error}", level="warning")
         return None
 
 
 def _land_finished(run: JobRun, trained: Trained, units: Sequence[GroupUnit]) -> None:
     """Takes in the results that are there and were not yet, in the middle of a pass as well."""
-    new = {unit: result for unit in units if unit.id not in trained.results and (result := _finished(run, unit))}
+    there = {path.parent.name for path in run.files.path().glob(f"groups/*/{RESULT}")}  # one look, not one a unit
+    waited = [unit for unit in units if unit.id not in trained.results and unit.id in there]
+    new = {unit: result for unit in waited if (result := _finished(run, unit))}
     told = {group.id for group in run.store.groups(run.job) if group.state == "done"} if new else set()
     for unit, result in new.items():
         trained.results[unit.id] = result

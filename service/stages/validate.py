@@ -8,13 +8,12 @@ from service.reading import quoted
 from service.spec import NO_VALIDATION, JobSpec, with_sharing
 from service.stages.parent import known_datasets, tell_goes_on
 from service.stages.run import JobRun, StageFailed
-from service.stages.supervise import supervise
+from service.stages.tries import run_alone
 from service.stages.units import can_share
 from service.states import JobState
 from workers import faults
 from workers.data.config import TaskConfig
-from workers.launching.board import Outcome
-from workers.launching.work import GroupUnit, ValidateWork, Work
+from workers.launching.work import GroupUnit, ValidateWork
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
 
 ARTIFACT = "datasets.json"
@@ -23,7 +22,7 @@ ARTIFACT = "datasets.json"
 def validate(run: JobRun) -> None:
     """Writes `datasets.json` unless it is there; of a job that goes on from another, only new tasks are looked at."""
     run.enter(JobState.VALIDATING)
-    if run.files.exists(ARTIFACT):
+    if run.has(ARTIFACT):
         return
     known = known_datasets(run)
     new = tuple(task for task in run.spec.tasks if task.name not in known)
@@ -67,16 +66,7 @@ def check_found(spec: JobSpec, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _look(run: JobRun, tasks: tuple[TaskConfig, ...]) -> list[dict[str, Any]]:
     """Reads every image of the tasks; what was found, one entry a task."""
-    found: dict[str, Any] = {}
-
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
-        if outcome.kind != "done":
-            raise StageFailed(outcome.error, outcome.traceback)
-        found.update(outcome.value)
-        return []
-
-    supervise(run, [validation(run, tasks)], on_end)
-    return found["tasks"]
+    return run_alone(run, validation(run, tasks))["tasks"]
 
 
 def validation(run: JobRun, tasks: tuple[TaskConfig, ...]) -> ValidateWork:

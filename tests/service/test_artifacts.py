@@ -9,8 +9,8 @@ from service.errors import ArtifactNotFound
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> JobFiles:
-    return JobFiles(tmp_path, "job-1")
+def files(storage: Path) -> JobFiles:
+    return JobFiles(storage, "job-1")
 
 
 def test_json_comes_back_and_is_listed(files: JobFiles) -> None:
@@ -35,10 +35,11 @@ def test_a_write_that_fails_leaves_the_old_file(files: JobFiles) -> None:
 def test_no_path_leads_out_of_the_folder(files: JobFiles, path: str) -> None:
     files.write_json("spec.json", {})
     with pytest.raises(ArtifactNotFound):
-        files.open(path)
+        files.read_range(path)
 
 
-def test_a_link_that_leads_out_is_no_artifact(files: JobFiles, tmp_path: Path) -> None:
+def test_a_link_that_leads_out_is_no_artifact(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path, "job-1")
     (tmp_path / "secret").write_text("x")
     files.root.mkdir(parents=True)
     (files.root / "link").symlink_to(tmp_path / "secret")

@@ -24,7 +24,7 @@ from service.cli import app
 from service.cli_bench import _tell
 from service.errors import SpecError
 from workers.data.roots import DataRoots
-from workers.training.results import write_atomically
+from workers.storage import write
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "benchmarks").glob("*.yaml"))
 TASKS = [{"name": name, "source": {"kind": "folder", "uri": name}} for name in ("art", "clipart")]
@@ -67,7 +67,7 @@ def make_record(cell: Cell, score: float, **fields: object) -> Record:
 
 
 def keep(folder: Path, record: Record) -> None:
-    write_atomically(record_path(folder, record.cell), record.model_dump_json().encode())
+    write(record_path(folder, record.cell), record.model_dump_json().encode())
 
 
 @pytest.fixture
@@ -331,7 +331,7 @@ def test_a_damaged_record_is_set_aside_and_measured_again(tmp_path: Path, caplog
     assert cell.plan
     for item, read in ((cell, read_record), (cell.plan, read_plan)):
         path = record_path(tmp_path, item)
-        write_atomically(path, b'{"cell": 1}')
+        write(path, b'{"cell": 1}')
         assert read(tmp_path, item) is None  # pyright: ignore
         assert not path.exists() and path.with_name(f"damaged-{path.name}").read_bytes() == b'{"cell": 1}'
         assert str(path) in caplog.text

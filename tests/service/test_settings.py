@@ -54,7 +54,7 @@ def test_misspelt_and_wrong_settings_are_refused_in_words(home: Path) -> None:
     write(home / "settings.json", 0o600, port="http")
     with pytest.raises(ValueError, match=r"settings\.json: port: "):
         Settings.load()
-    write(home / "settings.json", 0o600, storage="s3://bucket/x")
+    write(home / "settings.json", 0o600, storage="http://bucket/x")
     with pytest.raises(ValueError, match="expected a folder"):
         Settings.load()
 

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ import numpy as np
 from safetensors.numpy import save
 
 from workers import faults
+from workers.arrays import write_arrays
 from workers.data.config import METRICS, TaskConfig
 from workers.failures import DataError, FailureClass, classify, is_full
 from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.launcher import Launcher, Running
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, MeasureWork, PassWork, ProfileWork, ValidateWork, Work
-from workers.training.results import GroupResult, Progress, TaskResult, ValidationResult, write_atomically
+from workers.storage import write
+from workers.training.results import GroupResult, Progress, TaskResult, ValidationResult
 
 NUM_WEIGHTS = 8
 NUM_TRAIN, NUM_VAL, NUM_TEST = 8, 4, 10
@@ -199,22 +200,19 @@ def _profile(
     shape = (config.snapshots, config.microbatches)
     gradients = np.stack([_gradients(task.name, shape) for task in work.tasks], axis=2)
     centroids = np.stack([_numbers("centroid", task.name, size=4) for task in work.tasks])
-    buffer = BytesIO()
-    np.savez(
-        buffer,
-        allow_pickle=False,
-        gradients=gradients,
-        losses=np.ones((*shape, len(work.tasks)), np.float32),
-        counts=np.full((*shape, len(work.tasks)), 4),
-        steps=np.arange(1, config.snapshots + 1),
-        prompts=np.stack([_numbers("prompt", index, size=_SIZE) for index in range(config.snapshots)]),
-        task_names=np.array([task.name for task in work.tasks]),
-        text_centroids=centroids,
-        image_centroids=centroids,
-        block_names=np.array(["text.0", "image.0"]),
-        block_offsets=np.array([0, _SIZE // 2, _SIZE]),
-    )
-    write_atomically(path, buffer.getvalue())
+    arrays = {
+        "gradients": gradients,
+        "losses": np.ones((*shape, len(work.tasks)), np.float32),
+        "counts": np.full((*shape, len(work.tasks)), 4),
+        "steps": np.arange(1, config.snapshots + 1),
+        "prompts": np.stack([_numbers("prompt", index, size=_SIZE) for index in range(config.snapshots)]),
+        "task_names": np.array([task.name for task in work.tasks]),
+        "text_centroids": centroids,
+        "image_centroids": centroids,
+        "block_names": np.array(["text.0", "image.0"]),
+        "block_offsets": np.array([0, _SIZE // 2, _SIZE]),
+    }
+    write_arrays(path, arrays, "signatures")
     return path
 
 
@@ -255,7 +253,7 @@ def _restored(work: PassWork, unit: GroupUnit) -> tuple[np.ndarray, int]:
 
 def _keep(work: PassWork, unit: GroupUnit, step: int, weights: np.ndarray) -> None:
     content = json.dumps({"step": step, "weights": weights.tolist()})
-    write_atomically(work.directories[unit.id] / _CHECKPOINT, content.encode())
+    write(work.directories[unit.id] / _CHECKPOINT, content.encode(), "checkpoint")
 
 
 def _finish(work: PassWork, unit: GroupUnit, weights: np.ndarray) -> None:

@@ -5,7 +5,6 @@ Tune's own experiment state is never read again: it is pickled and forgets a tri
 record instead (trials.py), from which a later attempt runs what is missing, under the same numbers and settings.
 """
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,9 +18,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from workers.failures import classify
 from workers.launching.board import Outcome
 from workers.launching.ray_settings import NUMBER, Settings, setting_of
+from workers.launching.ray_storage import ray_storage
 from workers.launching.ray_trial import FAILURE, VALIDATION, run_trial
 from workers.launching.trials import SCRATCH, Trial, first_telling_validation, read_trials, words
 from workers.launching.work import SearchWork
+from workers.storage import remove_tree
 
 GRACE_SECONDS = 60.0
 """How long trials that are asked to stop may take for a step and a checkpoint before Tune ends them."""
@@ -77,7 +78,7 @@ class SearchState:
         trial = replace(trial, ended_at=self.seconds)
         self.trials[trial.number] = trial
         trial.write(self.work.directory)
-        shutil.rmtree(self.work.directory / SCRATCH / str(trial.number), ignore_errors=True)
+        remove_tree(self.work.directory / SCRATCH / str(trial.number))
         value = trial.value(self.work.search.metric)
         scored = "" if value is None else f" with {self.work.search.metric} {value:.4f}"
         told = f": {trial.reason}" if trial.reason else ""
@@ -107,7 +108,7 @@ def search(
         return Outcome("stopped", error="stopped; the trials that ended are kept")
     for trial in [trial for trial in state.trials.values() if not trial.has_ended]:
         state.ended(replace(trial, status="stopped", reason=f"the search's {work.search.max_seconds:g} s were over"))
-    shutil.rmtree(work.directory / SCRATCH, ignore_errors=True)
+    remove_tree(work.directory / SCRATCH)
     return Outcome("done", value={"num_not_run": num_missing})
 
 
@@ -137,7 +138,7 @@ def _fit(state: SearchState, device: str, resources: Mapping[str, float], max_co
         ),
         run_config=tune.RunConfig(
             name=f"tune-{work.attempt}",
-            storage_path=str(work.directory.resolve()),
+            **ray_storage(work.directory),
             verbose=0,
             stop=Ending(state),
             callbacks=[Records(state)],

@@ -19,7 +19,9 @@ from workers.failures import FailureClass, classify
 from workers.launching.board import Outcome
 from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.ray_group import NAMESPACE, group_actor_name
+from workers.launching.ray_storage import ray_storage
 from workers.launching.work import PassWork
+from workers.storage import make_folder
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
 
@@ -31,7 +33,7 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
     """Trains `work` on `work.devices` ranks and returns how it ended.  Blocks until then."""
     assert len(work.groups) == 1
     directory = work.directories[group]
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     outcomes: Any = ray.remote(RankOutcomes).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _rank,
@@ -41,7 +43,7 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
         run_config=RunConfig(
             name=safe_run_name(job, group),
             # a folder per try: Ray Train silently resumes a run of the same name and place, and we resume ourselves
-            storage_path=str((directory / "ray-train" / f"attempt-{work.attempt}-{token_hex(4)}").resolve()),
+            **ray_storage(directory / "ray-train" / f"attempt-{work.attempt}-{token_hex(4)}"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
         ),
     )

@@ -15,6 +15,7 @@ from workers.launching.ray_group import NAMESPACE, group_actor_name
 from workers.launching.ray_settings import setting_of
 from workers.launching.trials import SCRATCH, Validations, trial_passes
 from workers.launching.work import SearchWork
+from workers.storage import write
 from workers.training.results import Progress
 
 FAILURE = "failure.txt"
@@ -74,6 +75,5 @@ def run_trial(work: SearchWork, config: Mapping[str, Any], device: str) -> None:
     if outcome.kind == "failed":
         actor.log.remote(f"trial {number}: {outcome.traceback}")
         folder = work.directory / SCRATCH / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE).write_text(outcome.error)
+        write(folder / FAILURE, outcome.error.encode())
         raise TrialFailed(outcome.error)

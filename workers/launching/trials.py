@@ -3,9 +3,9 @@
 Torch-free and without Ray.  A trial's numbers come from validation images alone.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,8 @@ from workers.launching.packing import MAX_IMAGES_PER_STEP, pack
 from workers.launching.search_config import Value
 from workers.launching.search_space import apply_setting
 from workers.launching.work import PassWork, SearchWork, num_steps, train_unit
-from workers.training.results import Progress, write_atomically
+from workers.seals import Damaged, read_sealed, write_sealed
+from workers.training.results import Progress
 from workers.training.schedule import warmup_steps
 
 FOLDER = "trials"
@@ -59,13 +60,15 @@ class Trial:
         return replace(self, **fields, validations=[*self.validations, point])
 
     def write(self, directory: Path) -> None:
-        content = json.dumps(asdict(self), allow_nan=False, indent=1)
-        write_atomically(directory / FOLDER / f"{self.number}.json", content.encode())
+        write_sealed(directory / FOLDER / f"{self.number}.json", asdict(self), "trial")
 
 
 def read_trials(directory: Path) -> list[Trial]:
-    """Every trial that was ever started, by number."""
-    found = [Trial(**json.loads(path.read_text())) for path in (directory / FOLDER).glob("*.json")]
+    """Every trial that was ever started, by number; one whose record is damaged was not."""
+    found = []
+    for path in (directory / FOLDER).glob("*.json"):
+        with suppress(Damaged):
+            found.append(Trial(**read_sealed(path)))
     return sorted(found, key=lambda trial: trial.number)
 
 

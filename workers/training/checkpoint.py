@@ -1,12 +1,12 @@
 """Checkpoints of one group: learned tensors, optimiser and position, written so that a kill at any moment loses
 nothing.
 
-A checkpoint is a safetensors file and a JSON file that names its sha256.  The JSON is written last and is the commit.
+A checkpoint is a safetensors file and a sealed JSON file that names its sha256.  The JSON is written last and is the
+commit.
 Data order, augmentation and initialisation are functions of seed, task and step (see batches.py), so the step is the
 whole position and no generator state exists to be saved.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from workers.training.results import write_atomically
+from workers.seals import Damaged, read_sealed, write_sealed
+from workers.storage import write
 
 KEPT = 2
 
@@ -30,16 +31,24 @@ class Checkpoint:
     """JSON: step, curves, seconds, settings fingerprint, scaler."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a directory holds to go on from."""
+
+    checkpoint: Checkpoint | None
+    """The newest whole one."""
+    damaged: tuple[str, ...]
+    """One sentence for each that was newer and could not be used."""
+
+
 def save_checkpoint(directory: Path, tensors: Mapping[str, torch.Tensor], state: dict) -> None:
     """Commits a checkpoint of step `state["step"]` and removes all but the newest two."""
     name = f"step-{state['step']:08d}"
     content = pack_tensors(tensors)
-    write_atomically(directory / f"{name}.safetensors", content)
-    commit = json.dumps(state | {"sha256": sha256(content).hexdigest()}).encode()
-    write_atomically(directory / f"{name}.json", commit)
-    for path in sorted(directory.glob("step-*.json"))[:-KEPT]:
-        path.unlink()
-        path.with_suffix(".safetensors").unlink(missing_ok=True)
+    write(directory / f"{name}.safetensors", content, "checkpoint")
+    write_sealed(directory / f"{name}.json", state | {"tensors": sha256(content).hexdigest()}, "commit")
+    for path in _commits(directory)[:-KEPT]:
+        _remove(path)
 
 
 def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -47,21 +56,46 @@ def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return save({key: value.detach().cpu().clone() for key, value in tensors.items()})
 
 
-def load_checkpoint(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole, or None.  A damaged one is passed over for the one before it."""
-    for path in sorted(directory.glob("step-*.json"), reverse=True):
-        tensors = path.with_suffix(".safetensors")
+def load_checkpoint(directory: Path) -> Found:
+    """The newest checkpoint whose files are whole; damaged ones before it are removed.
+
+    OSError where the storage cannot be read: that is no damage, and to begin anew would lose what is there.
+    """
+    damaged = []
+    for path in reversed(_commits(directory)):
         try:
-            state = json.loads(path.read_text())
-            content = tensors.read_bytes()
-        except (OSError, ValueError):
+            return Found(_read(path), tuple(damaged))
+        except Damaged as error:
+            damaged.append(str(error))
+            _remove(path)
+        except FileNotFoundError:  # removed by another rank, which found it damaged as well
             continue
-        if isinstance(state, dict) and state.pop("sha256", None) == sha256(content).hexdigest():
-            return Checkpoint(tensors=load(content), state=state)
-    return None
+    return Found(None, tuple(damaged))
 
 
 def remove_checkpoints(directory: Path) -> None:
     """Clears the checkpoints of a finished group."""
-    for path in directory.glob("step-*"):
-        path.unlink()
+    for path in sorted(directory.glob("step-*")):
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    state = read_sealed(path)
+    tensors = path.with_suffix(".safetensors")
+    try:
+        content = tensors.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{tensors} is gone.") from error
+    if state.pop("tensors") != sha256(content).hexdigest():
+        raise Damaged(f"{tensors} is damaged: its sha256 is not the one that {path.name} names.")
+    return Checkpoint(tensors=load(content), state=state)
+
+
+def _commits(directory: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(directory.glob("step-*.json"), key=lambda path: path.name)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".safetensors").unlink(missing_ok=True)

@@ -1,11 +1,11 @@
 """What training leaves behind for one group, and how it is written: tensors first, the result last.  Torch-free."""
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
+
+from workers.seals import Damaged, read_sealed, write_sealed
+from workers.storage import write
 
 LEARNED = "learned.safetensors"
 TEXT_FEATURES = "text_features.safetensors"
@@ -28,6 +28,8 @@ class Progress:
     """Latest validation loss, per task; empty until the first validation."""
     images_per_second: float
     lr: float
+    warnings: tuple[tuple[str, str], ...] = ()
+    """What the user should hear of, once each: (kind of event, sentence)."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,12 @@ class GroupResult:
 
     @staticmethod
     def read(directory: Path) -> "GroupResult | None":
-        """The finished result in a group's directory, or None if it has not finished.
-
-        ValueError if a finished file is damaged: its sha256 is not the one the result names.
-        """
-        path = directory / RESULT
-        if not path.is_file():
+        """The finished result in a group's directory, or None if it has not finished.  Damaged, if a file is that."""
+        try:
+            stored = read_sealed(directory / RESULT)
+        except FileNotFoundError:
             return None
-        stored = json.loads(path.read_text())
-        for name, digest in stored["sha256"].items():
-            if sha256((directory / name).read_bytes()).hexdigest() != digest:
-                raise ValueError(
-                    f"{directory / name} is damaged: its sha256 differs from {path}. Delete {path} to train again."
-                )
+        _read_named(directory, stored)
         results = {task: TaskResult(**result) for task, result in stored["results"].items()}
         fields = {
             name: stored[name] for name in ("group", "curves", "parameters", "seconds", "steps", "images", "details")
@@ -98,12 +93,15 @@ class GroupResult:
 
         `learned` holds the learned tensors by full name, `text_features` [classes, E] fp32 per task.
         """
-        digests = {}
-        for name, content in ((LEARNED, learned), (TEXT_FEATURES, text_features)):
-            write_atomically(directory / name, content)
-            digests[name] = sha256(content).hexdigest()
-        content = json.dumps(asdict(self) | {"sha256": digests}, allow_nan=False).encode()
-        write_atomically(directory / RESULT, content)
+        write(directory / LEARNED, learned, "learned")
+        write(directory / TEXT_FEATURES, text_features, "text_features")
+        digests = {LEARNED: sha256(learned).hexdigest(), TEXT_FEATURES: sha256(text_features).hexdigest()}
+        write_sealed(directory / RESULT, asdict(self) | {"files": digests}, "result")
+
+
+def read_trained(directory: Path) -> dict[str, bytes]:
+    """The two safetensors files of a finished group, by name.  FileNotFoundError without a result; Damaged."""
+    return _read_named(directory, read_sealed(directory / RESULT))
 
 
 @dataclass(frozen=True)
@@ -126,32 +124,26 @@ class ValidationResult:
 
     @staticmethod
     def read(directory: Path) -> "ValidationResult | None":
-        """What a trial left in its directory, or None if it has not finished."""
-        path = directory / VALIDATION
-        if not path.is_file():
+        """What a trial left in its directory, or None if it has not finished.  Damaged."""
+        try:
+            stored = read_sealed(directory / VALIDATION)
+        except FileNotFoundError:
             return None
-        stored = json.loads(path.read_text())
-        return ValidationResult(**stored | {"tasks": tuple(stored["tasks"])})
+        stored["tasks"] = tuple(stored["tasks"])
+        return ValidationResult(**stored)
 
     def write(self, directory: Path) -> None:
-        write_atomically(directory / VALIDATION, json.dumps(asdict(self), allow_nan=False).encode())
+        write_sealed(directory / VALIDATION, asdict(self), "validation")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file is there whole or not at all, and stays so through a power cut.  Its mode is a new file's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:  # not tempfile: its files are their owner's alone, whatever the umask
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _read_named(directory: Path, stored: dict) -> dict[str, bytes]:
+    """The files that a result vouches for."""
+    found = {}
+    for name, digest in stored["files"].items():
+        try:
+            found[name] = (directory / name).read_bytes()
+        except FileNotFoundError as error:
+            raise Damaged(f"{directory / name} is gone, and {directory / RESULT} vouches for it.") from error
+        if sha256(found[name]).hexdigest() != digest:
+            raise Damaged(f"{directory / name} is damaged: its sha256 is not the one that {directory / RESULT} names.")
+    return found

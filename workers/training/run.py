@@ -81,6 +81,7 @@ class GroupRun:
         self.val_losses: dict[str, float] = {}
         self.validated_at = -1
         self._validated: dict[str, Scores] = {}
+        self._warnings: tuple[tuple[str, str], ...] = ()
         self._optimizer = _build_optimizer(self.method.parameters(), config) if trains else None
         is_half = clip.image.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=is_half)
@@ -212,7 +213,8 @@ class GroupRun:
         return score(self._clip, self.method, task, images, texts.get(task), check, cached=cached)
 
     def progress(self) -> Progress:
-        """What to tell whoever watches."""
+        """What to tell whoever watches; a warning is told once."""
+        warnings, self._warnings = self._warnings, ()
         return Progress(
             group=self.work.id,
             step=self.step,
@@ -222,6 +224,7 @@ class GroupRun:
             val_losses=dict(self.val_losses),
             images_per_second=self.step * self.images_per_step / self.seconds if self.seconds else 0.0,
             lr=self.lr,
+            warnings=warnings,
         )
 
     def save(self) -> None:
@@ -248,7 +251,12 @@ class GroupRun:
 
         ValueError if it was written under other settings: going on would mix two runs.
         """
-        checkpoint = load_checkpoint(self.work.directory)
+        found = load_checkpoint(self.work.directory)
+        checkpoint = found.checkpoint
+        if found.damaged:
+            on = "from its start" if checkpoint is None else f"from step {checkpoint.state['step']}, saved before it"
+            told = f"{self.work.id} goes on {on}: {' '.join(found.damaged)}"
+            self.warn("checkpoint_corrupt", told)
         if checkpoint is None:
             return False
         if checkpoint.state["settings"] != self._fingerprint:
@@ -266,6 +274,10 @@ class GroupRun:
         for name in ("step", "seconds", "curves", "losses", "scores", "val_losses", "validated_at"):
             setattr(self, name, checkpoint.state[name])
         return True
+
+    def warn(self, kind: str, text: str) -> None:
+        """Something for the user to hear, with the next progress."""
+        self._warnings = (*self._warnings, (kind, text))
 
     def refuse_non_finite(self, losses: Mapping[str, float], gradient_norm: float = 0.0) -> None:
         """Stops the run at the first loss or gradient that is no number, before it reaches the parameters, and names

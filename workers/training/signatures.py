@@ -8,24 +8,26 @@ measured as if they had been there.
 """
 
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from workers.arrays import read_arrays, write_arrays
 from workers.clip.frozen import FrozenCLIP
 from workers.clip.seam import NO_EDITS
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
+from workers.seals import Damaged
 from workers.training.batches import TaskBatch, content_digests, microbatches
+from workers.training.checkpoint import remove_checkpoints
 from workers.training.config import LARGEST_SIGNATURES, ProfileConfig, TrainConfig
 from workers.training.evaluate import encode_images
 from workers.training.features import FeatureCache, task_features
 from workers.training.forward import ClassLists
 from workers.training.gradients import StoredPrompt, flat_prompts, num_layers, task_gradients
-from workers.training.results import Progress, write_atomically
+from workers.training.results import Progress
 from workers.training.run import GroupRun, GroupWork, task_infos
 from workers.training.schedule import warmup_steps
 from workers.training.train import Stopped, train
@@ -46,6 +48,7 @@ def profile(
     directory: Path,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
+    parts: int = 1,
 ) -> Path:
     """Trains the shared prompt over all tasks and takes snapshots of their gradients; returns the path of
     signatures.npz.  The shared prompt has both modalities, whichever the groups will prompt.
@@ -58,27 +61,39 @@ def profile(
     if (directory / SIGNATURES).is_file():
         return directory / SIGNATURES
     num = profile_config.snapshots
+    missing = ""
     probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
     config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=probe.method, directory=directory)
 
     def on_step(run: GroupRun) -> None:
+        nonlocal missing
+        if missing:
+            run.warn("snapshot_missing", f"The shared prompt is trained anew: {missing}")
+            missing = ""
         for index, step in enumerate(_snapshot_steps(run, num)):
             if step == run.step:
-                _write_npz(_snapshot(directory, index), probe.measure(index, flat_prompts(run.method), step))
+                found = probe.measure(index, flat_prompts(run.method), step)
+                write_arrays(_snapshot(directory, index), found, "snapshot")
 
-    train(
-        clip,
-        [work],
-        data,
-        config,
-        should_stop=should_stop,
-        report=report,
-        on_step=on_step,
-        evaluate="none",
-        features=probe.features,
-    )
-    return _assemble(probe, directory)
+    while True:
+        train(
+            clip,
+            [work],
+            data,
+            config,
+            should_stop=should_stop,
+            report=report,
+            on_step=on_step,
+            evaluate="none",
+            features=probe.features,
+            microbatches=parts,
+        )
+        try:
+            return _assemble(probe, directory)
+        except (Damaged, FileNotFoundError) as error:  # a snapshot that was taken before a checkpoint is gone
+            missing = str(error)
+            remove_checkpoints(directory)
 
 
 def measure_at(
@@ -101,13 +116,13 @@ def measure_at(
     """
     if (directory / SIGNATURES).is_file():
         return directory / SIGNATURES
-    with np.load(stored, allow_pickle=False) as arrays:
-        prompts_SP, steps_S = arrays["prompts"], arrays["steps"]
+    arrays = read_arrays(stored)
+    prompts_SP, steps_S = arrays["prompts"], arrays["steps"]
     num = len(prompts_SP)
     probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
     for index, (prompts_P, step) in enumerate(zip(prompts_SP, steps_S, strict=True)):
-        if not _snapshot(directory, index).is_file():
-            _write_npz(_snapshot(directory, index), probe.measure(index, prompts_P, int(step)))
+        if not _is_whole(_snapshot(directory, index)):
+            write_arrays(_snapshot(directory, index), probe.measure(index, prompts_P, int(step)), "snapshot")
         log(f"snapshot {index + 1}/{num}: {profile_config.microbatches} microbatches of {len(data)} task(s) measured")
     return _assemble(probe, directory)
 
@@ -199,14 +214,22 @@ class _Probe:
 
 def _assemble(probe: _Probe, directory: Path) -> Path:
     """One file from the snapshots, which are then gone."""
-    parts = [dict(np.load(_snapshot(directory, index))) for index in range(probe.num_snapshots)]
+    parts = [read_arrays(_snapshot(directory, index)) for index in range(probe.num_snapshots)]
     arrays = probe.describe()
     for name in ("gradients", "losses", "counts", "steps", "prompts"):
         arrays[name] = np.stack([part[name] for part in parts])
-    _write_npz(directory / SIGNATURES, arrays)
+    write_arrays(directory / SIGNATURES, arrays, "signatures")
     for index in range(probe.num_snapshots):
         _snapshot(directory, index).unlink()
     return directory / SIGNATURES
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_arrays(path)
+    except (Damaged, FileNotFoundError):
+        return False
+    return True
 
 
 def _snapshot(directory: Path, index: int) -> Path:
@@ -262,9 +285,3 @@ def _refuse_too_large(
             f"{numbers} numbers take {size / 1024**3:.1f} GiB; at most {LARGEST_SIGNATURES // 1024**3} GiB are kept. "
             "Use fewer snapshots or microbatches, or a smaller method.depth or method.num_tokens."
         )
-
-
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **dict(arrays))
-    write_atomically(path, buffer.getvalue())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.training.results import write_atomically
+from workers.storage import write
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -21,7 +21,7 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path, umask: int)
     (tmp_path / "plain").write_bytes(b"")
     written = tmp_path / "folder" / "written"
     for content in (b"first", b"second"):
-        write_atomically(written, content)
+        write(written, content)
         assert (
             stat.S_IMODE(written.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o666 & ~umask
         )
@@ -32,13 +32,13 @@ def test_a_write_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "file"
-    write_atomically(path, b"before")
+    write(path, b"before")
 
     def full(_: int) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="full"):
-        write_atomically(path, b"after")
+        write(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

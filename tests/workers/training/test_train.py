@@ -12,14 +12,14 @@ from workers.clip.config import BackboneConfig
 from workers.clip.frozen import FrozenCLIP, load_clip
 from workers.data.dataset import TaskData
 from workers.methods.config import MethodConfig, MmAPConfig, ZeroShotConfig
+from workers.seals import Damaged
 from workers.training.batches import draw_batch
-from workers.training.checkpoint import load_checkpoint
-from workers.training.config import AugmentConfig, PairwiseConfig, TrainConfig
+from workers.training.config import AugmentConfig, PairwiseConfig, TrainConfig, can_split
 from workers.training.features import FeatureCache
 from workers.training.forward import ClassLists, joint_outputs
-from workers.training.results import LEARNED, GroupResult
+from workers.training.results import LEARNED, GroupResult, Progress
 from workers.training.run import GroupRun, GroupWork
-from workers.training.train import Stopped, can_split, train
+from workers.training.train import Stopped, train
 
 MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
 CONFIG = TrainConfig(max_steps=12, batch_size=4, lr=0.01, warmup_epochs=0, checkpoint_every=5, augment=AugmentConfig())
@@ -157,10 +157,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_damaged_result_refused(
         train(tiny_clip, [work], tasks, CONFIG, on_step=lambda run: _kill(run, 11))
     newest = sorted(work.directory.glob("step-*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
-    train(tiny_clip, [work], tasks, CONFIG)
+    told: list[Progress] = []
+    train(tiny_clip, [work], tasks, CONFIG, report=told.append)
+    (warning,) = [warning for progress in told for warning in progress.warnings]
+    assert warning[0] == "checkpoint_corrupt" and "goes on from step 5, saved before it" in warning[1]
     assert (work.directory / LEARNED).read_bytes() == (whole.directory / LEARNED).read_bytes()
     (work.directory / LEARNED).write_bytes(b"broken")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(Damaged, match="is damaged"):
         GroupResult.read(work.directory)
 
 
@@ -338,7 +341,7 @@ def test_a_number_that_is_none_stops_the_run_before_it_reaches_any_weight(
         train(tiny_clip, [sick, well], tasks, CONFIG, on_step=infect)
     assert all(tensor.isfinite().all() for tensor in kept["g2"].values())
     for work in (sick, well):
-        newest = load_checkpoint(work.directory)
-        assert newest is not None and all(tensor.isfinite().all() for tensor in newest.tensors.values())
+        newest = load_file(max(work.directory.glob("step-*.safetensors")))
+        assert newest and all(tensor.isfinite().all() for tensor in newest.values())
     train(tiny_clip, [well], tasks, CONFIG)
     assert GroupResult.read(well.directory) is not None
