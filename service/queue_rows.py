@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, or_, select, update
 
 from service import tables
+from service.leases import LeaseRows
 from service.queue import Waiting
 from service.quotas import QuotaRows
 from service.records import Job
@@ -18,7 +19,7 @@ _AT_A_TIME = 500
 _MEASURE_SECONDS = 60.0
 
 
-class QueueRows(QuotaRows):
+class QueueRows(QuotaRows, LeaseRows):
     """The store's part about the queue (abstract: `Store` is what is used)."""
 
     def active_jobs(self) -> list[Job]:
@@ -47,8 +48,8 @@ class QueueRows(QuotaRows):
         with self.read() as connection:
             return [Waiting(*row) for row in connection.execute(query.where(jobs.c.desired == Desired.RUN, ready))]
 
-    def set_waits(self, waits: Mapping[str, str]) -> None:
-        """Job -> what it waits for; jobs that wait no longer stay as they are."""
+    def set_waits(self, waits: Mapping[str, str], *, fence: int | None = None) -> None:
+        """Job -> what it waits for; jobs that wait no longer stay as they are.  StaleLease, as for `move`."""
         jobs = tables.jobs
         of_reason = sorted(waits, key=lambda job: waits[job])
         for reason, ids in groupby(of_reason, key=lambda job: waits[job]):
@@ -56,6 +57,7 @@ class QueueRows(QuotaRows):
             for first in range(0, len(same), _AT_A_TIME):
                 some = and_(jobs.c.id.in_(same[first : first + _AT_A_TIME]), jobs.c.state.in_(WAITING))
                 with self.write() as connection:
+                    self._check_fence(connection, fence)
                     connection.execute(update(jobs).where(some).values(waits_for=reason))
 
     def seen(self, job_id: str, attempt: int) -> None:

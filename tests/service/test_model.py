@@ -4,7 +4,9 @@ Hypothesis plays them: coordinators die between two looks, drivers die or wake u
 away, comes back, or comes back empty.  The laws hold after every step.
 """
 
+import math
 import os
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,18 +18,20 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from grouping.plan import trivial_plan
 from service.coordinator import LEAVE_SECONDS, SWEEP_SECONDS, Coordinator
-from service.errors import Conflict, IllegalMove, JobFinished
+from service.errors import Conflict, IdempotencyConflict, IllegalMove, JobFinished, QuotaExceeded, StaleLease
 from service.ray_jobs import FakeRayJobs
 from service.records import Job, submission_id
 from service.settings import Settings
 from service.spec import parse_spec
-from service.states import ALLOWED_MOVES, TERMINAL, Desired, JobState
+from service.states import ALLOWED_MOVES, TERMINAL, WAITING, Desired, JobState
 from service.store import Store
+from workers.failures import FailureClass
 
 SPEC = parse_spec("{name: model, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 OUTLINE = trivial_plan(["a"], "alone").outline()
 STEPS = int(os.environ.get("COHORT_TEST_MODEL_STEPS", "20000"))
 PER_EXAMPLE = 100
+GRACE = 20.0
 
 FORWARD = {
     JobState.STARTING: JobState.VALIDATING,
@@ -49,31 +53,59 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.store = Store("sqlite://", now=lambda: self.time)
         self.ray = FakeRayJobs()
         self.ended: dict[str, Job] = {}
+        self.sleeper: Coordinator | None = None
+        self.store.set_quota("busy", max_running_jobs=1, max_priority=1)
+        self.store.set_quota("small", max_devices=2)
         self.new_coordinator("first")
 
     def new_coordinator(self, home: str) -> None:
+        self.acts = home
         config = Settings(
             home=Path(self.home.name) / home,
             max_running_jobs=2,
             max_attempts=3,
             backoff_seconds=5.0,
-            cancel_grace_seconds=20.0,
+            cancel_grace_seconds=GRACE,
             lease_seconds=30.0,
+            stall_seconds=300.0,
         )
-        self.coordinator = Coordinator(self.store, self.ray, config, clock=lambda: self.time)
+        self.coordinator = Coordinator(self.store, self.ray, config, clock=lambda: self.time, chance=lambda: 0.5)
 
     # users
 
-    @rule(target=jobs, key=st.sampled_from([None, "a", "b"]))
-    def submit(self, key: str | None):
-        job, created = self.store.create_job(SPEC, idempotency_key=key)
+    @rule(
+        target=jobs,
+        key=st.sampled_from([None, "a", "b"]),
+        tenant=st.sampled_from(["busy", "small", "free"]),
+        hours=st.sampled_from([None, None, 0.1]),
+        devices=st.sampled_from([1, 1, 2, 3]),
+    )
+    def submit(self, key: str | None, tenant: str, hours: float | None, devices: int):
+        resources = SPEC.resources.model_copy(update={"devices_per_group": devices})
+        spec = SPEC.model_copy(update={"deadline_hours": hours, "resources": resources})
+        try:
+            job, created = self.store.create_job(spec, tenant=tenant, idempotency_key=key)
+        except IdempotencyConflict:
+            assert key is not None
+            return multiple()
         return job.id if created else multiple()
 
-    @rule(job=jobs, wish=st.sampled_from(list(Desired)))
-    def wish(self, job: str, wish: Desired) -> None:
+    @rule(job=jobs, priority=st.integers(-2, 2))
+    def priority(self, job: str, priority: int) -> None:
         before = self.store.get_job(job)
         try:
-            after = self.store.set_desired(job, wish)
+            assert self.store.set_priority(job, priority).priority == priority
+        except JobFinished:
+            assert before.is_finished
+        except QuotaExceeded:
+            assert before.tenant == "busy" and priority > 1
+
+    @rule(job=jobs, wish=st.sampled_from([*Desired, "now"]))
+    def wish(self, job: str, wish: str) -> None:
+        before, now = self.store.get_job(job), wish == "now"
+        wish = Desired.CANCEL if now else Desired(wish)
+        try:
+            after = self.store.set_desired(job, wish, at_once=now)
         except JobFinished:
             assert before.is_finished
         except Conflict:
@@ -91,20 +123,61 @@ class ControlPlaneModel(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 1.0, 7.0, 31.0, 400.0]))
     def look(self, seconds: float) -> None:
         self.time += seconds
-        self.coordinator.tick()
+        self.tick()
 
     @rule()
     def look_at_once(self) -> None:
+        self.tick()
+
+    def tick(self) -> None:
         self.coordinator.tick()
+        assert self.coordinator.fence is not None
+        for job in self.all():
+            if job.state in WAITING and job.deadline_at is not None:
+                assert job.deadline_at.timestamp() > self.time, "a waiting job outlived its deadline"
+        if not self.ray.reachable:
+            return
+        active = self.store.active_jobs()
+        for job in active:
+            overdue = job.deadline_at is not None and self.time - job.deadline_at.timestamp() >= GRACE
+            assert not overdue, "a job outlived its deadline, and the grace after it"
+            assert not job.at_once, "a cancel that was to be at once was not"
+        room = len(active) < 2
+        for waiting in self.store.startable_jobs(self.time):
+            assert waiting.waits_for is not None, "a job that could start was neither started nor told why not"
+            assert waiting.waits_for.startswith("Quota") or not room, "room was left empty"
+
+    @rule()
+    def one_that_slept_through_its_lease_wakes_up(self) -> None:
+        """And goes on as if it held it: whatever it does, it writes nothing."""
+        if self.sleeper is None:
+            return
+        self.sleeper._renew_at = math.inf
+        before = self.all()
+        with suppress(StaleLease):
+            self.sleeper.tick()
+        assert self.all() == before
+
+    @rule()
+    def the_head_is_lost_and_costs_no_attempt(self) -> None:
+        if not self.ray.reachable:
+            return
+        self.ray.forget()
+        before = [job for job in self.store.active_jobs() if job.state != JobState.STARTING]
+        self.tick()
+        for job in before:
+            assert self.store.get_job(job.id).failures == job.failures
 
     @rule(mishap=st.sampled_from(["restart", "takeover", "drain", "back", "away", "here", "lost"]))
     def something_happens(self, mishap: str) -> None:
         match mishap:
             case "restart":  # killed in between two looks
-                self.new_coordinator("first")
+                self.new_coordinator(self.acts)
             case "takeover":
                 self.time += 31
-                self.new_coordinator("second")
+                self.sleeper = self.coordinator
+                self.new_coordinator("second" if self.acts == "first" else "first")
+                self.tick()
             case "drain" | "back":
                 self.store.set_draining(mishap == "drain")
             case "away" | "here":
@@ -112,11 +185,21 @@ class ControlPlaneModel(RuleBasedStateMachine):
             case "lost":
                 self.ray.forget()
 
-    @rule(job=jobs, status=st.sampled_from(["FAILED", "SUCCEEDED", "STOPPED"]))
-    def a_driver_dies(self, job: str, status: str) -> None:
+    @rule(
+        job=jobs,
+        status=st.sampled_from(["FAILED", "SUCCEEDED", "STOPPED"]),
+        said=st.sampled_from(["", "OutOfMemoryError", "preempted"]),
+    )
+    def a_driver_dies(self, job: str, status: str, said: str) -> None:
         with self._ray_answering():
             for submission in [s for s, owner in self.ray.unfinished().items() if owner == job]:
-                self.ray.finish(submission, status)
+                self.ray.finish(submission, status, said)
+
+    @rule(job=jobs, age=st.integers(0, 2))
+    def a_driver_looks_at_its_wish(self, job: str, age: int) -> None:
+        before = self.store.get_job(job)
+        self.store.seen(job, before.attempt - age)
+        assert age == 0 or self.store.get_job(job) == before
 
     # drivers: what service.driver does between two looks at its wish
 
@@ -186,6 +269,20 @@ class ControlPlaneModel(RuleBasedStateMachine):
         assert len(self.store.active_jobs()) <= 2
 
     @invariant()
+    def no_tenant_has_more_than_its_quota(self) -> None:
+        active = self.store.active_jobs()
+        assert sum(job.tenant == "busy" for job in active) <= 1
+        small = [job.devices for job in active if job.tenant == "small"]
+        assert None not in small and sum(devices or 0 for devices in small) <= 2
+
+    @invariant()
+    def no_job_dies_more_often_than_its_budget(self) -> None:
+        for job in self.all():
+            memory = self.store.failures_of(job.id, FailureClass.OUT_OF_MEMORY) if job.failures > 1 else 0
+            assert job.failures <= 3 and memory <= 2
+            assert (job.failures < 3 and memory < 2) or job.state == JobState.FAILED
+
+    @invariant()
     def a_wish_to_cancel_is_final(self) -> None:
         for job in self.all():
             if job.desired == Desired.CANCEL:
@@ -203,6 +300,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
                 self.store.set_desired(job.id, Desired.RUN)
             if job.state == JobState.AWAITING_APPROVAL:
                 self.store.approve_plan(job.id, 0)
+        self.store.delete_quota("small")  # a job that asks for more than its tenant may have waits for ever
         for _ in range(200 + 20 * len(self.all())):
             if all(job.is_finished for job in self.all()):
                 break
