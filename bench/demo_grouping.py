@@ -72,7 +72,7 @@ def measure(spec: JobSpec, seed: int) -> dict:
         }
         training = spec.training.model_copy(update={"seed": seed})
         path = profile(clip, data, spec.profile, training, spec.method, directory=Path(folder) / "profile")
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             gradients = arrays["gradients"]
     figure: dict = {"seed": seed}
     for similarity in SIMILARITIES:
