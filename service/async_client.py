@@ -1,6 +1,7 @@
 """The client for `async` code: the same calls as `service.client.Cohort`, awaited.  Needs neither torch nor ray."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,9 +66,9 @@ class AsyncCohort(AsyncKeyCalls):
 
     async def wait_for_estimate(self, job_id: str, *, timeout: float | None = None) -> Estimate:
         """Waits until the dry run has ended and returns it.  TimeoutError after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not (found := await self._send(calls.get_estimate(job_id))).is_finished:
-            if deadline is not None and time.monotonic() >= deadline:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not (found := await self._send(calls.get_estimate(job_id, deadline - time.monotonic()))).is_finished:
+            if time.monotonic() >= deadline:
                 raise TimeoutError(f"Estimate {job_id} is {found.state} after {timeout:.0f} s. Wait longer.")
         return found
 

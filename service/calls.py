@@ -132,9 +132,10 @@ def estimate(
     return Call("POST", "/v1/jobs/estimate", _model(Estimate), headers=headers, content=text)
 
 
-def get_estimate(job_id: str) -> Call[Estimate]:
-    """Answered when it has ended, or after a while."""
-    return Call("GET", f"{_path(job_id)}/estimate", _model(Estimate), params={"wait": ESTIMATE_WAIT_SECONDS})
+def get_estimate(job_id: str, seconds: float) -> Call[Estimate]:
+    """Answered when it has ended, at the latest after that time, or a while."""
+    wait = max(0.0, min(seconds, ESTIMATE_WAIT_SECONDS))
+    return Call("GET", f"{_path(job_id)}/estimate", _model(Estimate), params={"wait": wait})
 
 
 def validate(job: JobSpec | Path | str | bytes | dict[str, Any]) -> Call[wire.Validation]:

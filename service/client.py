@@ -5,6 +5,7 @@ Calls that may be sent twice are tried again, with growing pauses, when the conn
 nor ray.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,9 +73,9 @@ class Cohort(KeyCalls):
 
     def wait_for_estimate(self, job_id: str, *, timeout: float | None = None) -> Estimate:
         """Waits until the dry run has ended and returns it.  TimeoutError after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not (found := self._send(calls.get_estimate(job_id))).is_finished:
-            if deadline is not None and time.monotonic() >= deadline:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not (found := self._send(calls.get_estimate(job_id, deadline - time.monotonic()))).is_finished:
+            if time.monotonic() >= deadline:
                 raise TimeoutError(f"Estimate {job_id} is {found.state} after {timeout:.0f} s. Wait longer.")
         return found
 
