@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 
 from service.artifacts import JobFiles
+from service.errors import DatabaseUnavailable
 from service.settings import Settings
 from service.stages.estimate import estimate
 from service.stages.group import group
@@ -24,11 +25,17 @@ from service.stages.validate import validate
 from service.states import JobState
 from service.store import Store
 from workers import faults
-from workers.failures import FailureClass
+from workers.failures import FailureClass, classify
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
 
 log = logging.getLogger("service.driver")
+
+DATABASE_PATIENCE_SECONDS = 180.0
+"""How long a driver waits for a database that is away before its attempt dies."""
+
+PASSING = (FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTION)
+"""Classes that are no fault of the job's, nor of ours."""
 
 
 def run_job(
@@ -41,7 +48,11 @@ def run_job(
     settings: Settings,
     terminated: Callable[[], bool] = lambda: False,
 ) -> JobState:
-    """Runs one attempt to its end and returns the state the job is in then."""
+    """Runs one attempt to its end and returns the state the job is in then.
+
+    Raises what will pass, such as a database that does not answer: the job stays with its attempt until the
+    coordinator finds that dead and starts another.
+    """
     job = store.get_job(job_id)
     run = JobRun(job_id, attempt, job.spec, store, files, launcher, settings, terminated)
     faults.point("driver.begins")
@@ -50,6 +61,7 @@ def run_job(
         launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
         if job.spec.search is not None:
             launcher.check_search(job.spec.search)
+        files.remove_drafts()
         take_over_retried(run)
         to, reason = estimate(run) if job.purpose == "estimate" else _walk(run)
     except Interrupted as wish:
@@ -57,16 +69,20 @@ def run_job(
     except StaleAttempt as stale:
         log.warning("%s", stale)
         return store.get_job(job_id).state
+    except DatabaseUnavailable:  # nothing can be written down: the attempt dies, and the next goes on where it was
+        raise
     except StageFailed as failed:
         files.append_log("driver", [failed.reason, *failed.detail.splitlines()])
-        to, reason = JobState.FAILED, failed.reason
-    except ValueError as error:
+        to, reason, failure = JobState.FAILED, failed.reason, failed.failure
+    except Exception as error:
+        failure = classify(error)
+        if failure in PASSING:
+            raise  # the attempt dies of it, and the job has more of them
+        log.exception("attempt %d of %s failed", attempt, job_id)
         files.append_log("driver", traceback.format_exc().splitlines())
         to, reason = JobState.FAILED, str(error)
-    except Exception as error:
-        files.append_log("driver", traceback.format_exc().splitlines())
-        log.exception("attempt %d of %s failed", attempt, job_id)
-        to, reason = JobState.FAILED, f"{type(error).__name__}: {error}. The log `driver.log` has the details."
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {error}. The log `driver.log` has the details."
     faults.point("driver.ends")
     store.move(job_id, to, attempt=attempt, reason=reason, failure=failure)
     faults.point("driver.ended")
@@ -87,7 +103,7 @@ def main(job_id: str, attempt: int) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings.load()
     faults.arm(settings.faults, settings.faults_ledger)
-    store = Store(settings.database_url)
+    store = Store(settings.database_url, patience=DATABASE_PATIENCE_SECONDS)
     job = store.get_job(job_id)
     if job.attempt != attempt:
         log.warning("attempt %d of %s is over: attempt %d owns the job", attempt, job_id, job.attempt)
@@ -100,7 +116,7 @@ def main(job_id: str, attempt: int) -> int:
             devices=job.devices,
         )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
-        store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error))
+        store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error), failure=FailureClass.USER)
         return 0
     terminations: list[int] = []
     # after Ray's start, which puts a handler of its own in place: ours lets the poll loop checkpoint and end
@@ -110,7 +126,7 @@ def main(job_id: str, attempt: int) -> int:
             job_id,
             attempt,
             store=store,
-            files=JobFiles(settings.storage, job_id),
+            files=JobFiles(settings.storage_place, job_id),
             launcher=launcher,
             settings=settings,
             terminated=lambda: bool(terminations),

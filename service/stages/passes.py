@@ -1,7 +1,8 @@
 """Trains units that have no result yet, costliest first, packed into passes of the device workers.
 
 A pass that fails is split in two and tried again from its checkpoints, until the unit at fault fails alone and its
-siblings are done.
+siblings are done; one whose process vanished is tried again as it was, once.  What a unit that failed alone may try
+again is a matter of its class of failure (`tries.py`).
 """
 
 from abc import ABC, abstractmethod
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from service.costs import learned_costs
+from service.retries import Again, GivenUp
 from service.stages.run import Interrupted, JobRun
-from service.stages.supervise import supervise
+from service.stages.supervise import Later, supervise
+from service.stages.tries import Tries, company_seconds, failure_of, given_up, newest_checkpoint
 from service.stages.validate import fingerprints
 from workers.failures import FailureClass
 from workers.launching.board import Outcome
@@ -19,9 +22,6 @@ from workers.launching.cost_model import CostModel
 from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
 from workers.launching.work import GroupUnit, PassWork, Work
 from workers.training.config import TrainConfig
-
-MAX_CRASHES = 2
-"""Times that a unit's process may vanish under it before the unit is given up."""
 
 
 class Landing(ABC):
@@ -42,7 +42,7 @@ class Landing(ABC):
         """Takes in the results that are there and were not yet, in the middle of a pass as well."""
 
     @abstractmethod
-    def fail(self, unit: GroupUnit, reason: str) -> None:
+    def fail(self, unit: GroupUnit, reason: str, failure: FailureClass) -> None:
         """The unit is given up."""
 
 
@@ -56,10 +56,11 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
     if not missing:
         return
     devices = run.spec.resources.devices_per_group
+    tries = Tries(run)
     if devices == 1:
-        alike: dict[TrainConfig, list[GroupUnit]] = {}  # one pass has one optimiser's settings
+        alike: dict[tuple[TrainConfig, int], list[GroupUnit]] = {}  # one pass has one optimiser's settings
         for unit in missing:
-            alike.setdefault(trainings[unit.id], []).append(unit)
+            alike.setdefault((trainings[unit.id], tries.microbatches(unit)), []).append(unit)
         passes = [
             members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
         ]
@@ -68,34 +69,48 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
     passes.sort(key=_cost, reverse=True)
     if model is not None:
         _tell_expected(run, passes, model)
-    crashes = dict.fromkeys((unit.id for unit in missing), 0)
+    fell: list[set[str]] = []
+    """Units whose passes were tried again as they were."""
 
-    def pass_work(units: list[GroupUnit]) -> PassWork:
-        return _pass_work(run, units, trainings[units[0].id], landing)
+    def pass_work(units: Sequence[GroupUnit]) -> PassWork:
+        return _pass_work(run, units, trainings[units[0].id], tries.microbatches(units[0]), landing)
 
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
+    def on_end(work: Work, outcome: Outcome) -> list[Work | Later]:
         landing.land(work.groups)
         unfinished = [unit for unit in work.groups if not landing.is_done(unit)]
-        if not unfinished:
-            return []
-        for unit in unfinished:
-            crashes[unit.id] += outcome.fault is FailureClass.INFRASTRUCTURE
-        ids = ", ".join(unit.id for unit in unfinished)
-        if len(unfinished) > 1:
-            run.event("pass_split", f"{ids}: {outcome.error} Trying them in two halves.", level="warning")
-            half = (len(unfinished) + 1) // 2
-            return [pass_work(part) for part in (unfinished[:half], unfinished[half:])]
-        (unit,) = unfinished
-        if outcome.fault is FailureClass.INFRASTRUCTURE and crashes[unit.id] < MAX_CRASHES:
-            run.event("group_retried", f"{ids}: {outcome.error} Trying once more.", level="warning")
-            return [pass_work([unit])]
-        reason = outcome.error or "it ended without a result"
-        landing.fail(unit, reason)
+        if len(unfinished) > 1 and not outcome.hits_all:
+            return in_company(unfinished, outcome)
+        return [later for unit in unfinished for later in alone(unit, outcome)]
+
+    def in_company(units: list[GroupUnit], outcome: Outcome) -> list[Work | Later]:
+        ids, failure = {unit.id for unit in units}, failure_of(outcome)
+        if failure is FailureClass.PREEMPTION:
+            tries.failed_together(units, outcome, "They are tried again")
+            return [pass_work(units)]
+        if failure is FailureClass.INFRASTRUCTURE and not any(ids <= before for before in fell):
+            fell.append(ids)
+            seconds = company_seconds(run)
+            tries.failed_together(units, outcome, "They are tried again from their last checkpoints", seconds)
+            return [Later(pass_work(units), seconds)]
+        tries.failed_together(units, outcome, "They are tried in two halves")
+        half = (len(units) + 1) // 2
+        return [pass_work(part) for part in (units[:half], units[half:])]
+
+    def alone(unit: GroupUnit, outcome: Outcome) -> list[Later]:
+        match tries.failed_alone(unit, outcome, newest_checkpoint(landing.directory(unit))):
+            case Again(seconds, _):
+                return [Later(pass_work([unit]), seconds)]
+            case GivenUp(why):
+                give_up(unit, outcome, given_up(outcome, why))
+        return []
+
+    def give_up(unit: GroupUnit, outcome: Outcome, reason: str) -> None:
+        landing.fail(unit, reason, failure_of(outcome))
         run.update_group(unit.id, state="failed", reason=reason)
         run.files.append_log(unit.id, [reason, *outcome.traceback.splitlines()])
         level = "warning" if unit.kind == "trial" else "error"
-        run.event("group_failed", f"{unit.id} ({', '.join(unit.tasks)}): {reason}", level=level)
-        return []
+        told = {"group": unit.id, "failure": failure_of(outcome)}
+        run.event("group_failed", f"{unit.id} ({', '.join(unit.tasks)}): {reason}", level=level, data=told)
 
     run.launcher.announce(run.job, run.attempt, missing, devices=devices)
     try:
@@ -123,7 +138,9 @@ def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostMo
     )
 
 
-def _pass_work(run: JobRun, units: list[GroupUnit], training: TrainConfig, landing: Landing) -> PassWork:
+def _pass_work(
+    run: JobRun, units: Sequence[GroupUnit], training: TrainConfig, microbatches: int, landing: Landing
+) -> PassWork:
     needed = {task for unit in units for task in unit.tasks}
     common = run.common()
     common["tasks"] = tuple(task for task in run.spec.tasks if task.name in needed)
@@ -133,6 +150,7 @@ def _pass_work(run: JobRun, units: list[GroupUnit], training: TrainConfig, landi
         groups=tuple(units),
         fingerprints=fingerprints(run),
         devices=run.spec.resources.devices_per_group,
+        microbatches=microbatches,
         training=training if steps == 0 else training.model_copy(update={"max_steps": steps}),
         directories={unit.id: landing.directory(unit) for unit in units},
         evaluate=landing.evaluate,

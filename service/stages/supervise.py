@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from service.stages.run import Interrupted, JobRun, StaleAttempt
 from service.states import JobState
@@ -26,28 +27,45 @@ GRACE_SHARE = 0.7
 """Of the time that the coordinator grants, the part left to the works: the rest is for writing how it ended."""
 
 
+@dataclass(frozen=True)
+class Later:
+    """A work that begins in a while."""
+
+    work: Work
+    seconds: float
+
+
 def supervise(
     run: JobRun,
     works: Sequence[Work],
-    on_end: Callable[[Work, Outcome], Sequence[Work]],
+    on_end: Callable[[Work, Outcome], Sequence[Work | Later]],
     on_poll: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs `works` in order, as many at a time as the launcher can.
 
-    `on_end` hears how each ended and may answer with works to run in its place; `on_poll` is called once a look.  When
-    the job's wish changes, all that run are asked to checkpoint and end, and `Interrupted` is raised once they have.
+    `on_end` hears how each ended and may answer with works to run in its place, at once or later; `on_poll` is called
+    once a look.  A work that gives no sign of life for too long is ended, which is a failure of its machine.  When the
+    job's wish changes, all that run are asked to checkpoint and end, and `Interrupted` is raised once they have.
     """
     waiting = deque(works)
+    later: list[tuple[float, Work]] = []
     running: list[Running] = []
     try:
-        while waiting or running:
+        while waiting or running or later:
             run.check()
+            now = time.monotonic()
+            waiting.extend(work for due, work in later if due <= now)
+            later = [(due, work) for due, work in later if due > now]
             while waiting and len(running) < run.launcher.capacity(waiting[0].devices):
                 running.append(_start(run, waiting.popleft()))
             run.launcher.wait(running, min(run.settings.poll_seconds, MAX_POLL_SECONDS))
             for ended, outcome in _poll(run, running):
                 running.remove(ended)
-                waiting.extend(on_end(ended.work, outcome))
+                for following in on_end(ended.work, outcome):
+                    if isinstance(following, Later):
+                        later.append((time.monotonic() + following.seconds, following.work))
+                    else:
+                        waiting.append(following)
             on_poll()
     except Interrupted as wish:
         _wind_down(run, running, _grace_seconds(run, wish))
@@ -72,6 +90,13 @@ def _poll(run: JobRun, running: Sequence[Running]) -> list[tuple[Running, Outcom
     for each in list(running):
         update = each.poll()
         record(run, update)
+        silent = each.silent_seconds
+        if update.outcome is None and silent > run.settings.stall_seconds:
+            each.abandon()
+            outcome = each.poll().outcome
+            assert outcome is not None, "a work that is abandoned has ended"
+            told = f"it gave no sign of life for {silent:.0f} s and was ended"
+            update = Update(outcome=replace(outcome, error=told))
         if update.outcome is not None:
             ended.append((each, update.outcome))
     return ended
@@ -83,6 +108,9 @@ def record(run: JobRun, update: Update) -> None:
     for group, progress in latest.items():
         run.update_group(group, step=progress.step, num_steps=progress.num_steps, losses=progress.losses)
     run.add_metrics([point for progress in update.progress for point in _points(progress)])
+    for progress in update.progress:
+        for kind, told in progress.warnings:
+            run.event(kind, told, level="warning", data={"group": progress.group})
     texts: dict[str, list[str]] = {}
     for group, line in update.lines:
         texts.setdefault(group, []).append(line)
@@ -121,6 +149,7 @@ def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
             f"{groups} did not end within {seconds:.0f} s; the last checkpoint counts.",
             level="warning",
         )
+        each.abandon()
 
 
 def _grace_seconds(run: JobRun, wish: Interrupted) -> float:

@@ -130,7 +130,7 @@ class World:
     """An installation in a folder, and the jobs run in it."""
 
     def __init__(self, home: Path, base: Path, store: Store) -> None:
-        self.settings = Settings(home=home, data_roots=[str(base)], poll_seconds=0.02)
+        self.settings = Settings(home=home, data_roots=[str(base)], poll_seconds=0.02, backoff_seconds=0.05)
         self.store = store
         store.create_schema()
 

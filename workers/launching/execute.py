@@ -108,6 +108,7 @@ def _perform(
                 directory=work.directory,
                 should_stop=should_stop,
                 report=report,
+                parts=work.microbatches,
             )
             return {"signatures": str(path)}
         case PassWork():

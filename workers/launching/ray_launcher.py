@@ -116,7 +116,11 @@ class RayLauncher(Launcher):
     def wait(self, running: Sequence[Running], seconds: float) -> None:
         self._move_to_free_workers()
         self._leave_draining_nodes()
-        ray.wait([r.result for r in running if isinstance(r, RayRunning)], num_returns=1, timeout=seconds)
+        results = [each.result for each in running if isinstance(each, RayRunning)]
+        if results:
+            ray.wait(results, num_returns=1, timeout=seconds)
+        else:
+            time.sleep(seconds)
 
     def close(self) -> None:
         workers = [*self._idle, *(worker for worker, _ in self._busy)]

@@ -70,6 +70,8 @@ class Work:
     """Devices that each group of this work spans; above 1 it runs as data-parallel ranks."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Task name -> fingerprint from validation; data that changed since are refused.  Empty: nothing to compare."""
+    microbatches: int = 1
+    """Parts that every training batch is taken in, so that a step needs less memory."""
     faults: str = ""
     """Faults that are made to happen in the process that does the work (`workers.faults`)."""
     faults_ledger: Path | None = None
@@ -107,8 +109,6 @@ class PassWork(Work):
 
     training: TrainConfig
     directories: Mapping[str, Path]
-    microbatches: int = 1
-    """Parts that every batch is taken in, so that a step needs less memory."""
     evaluate: Literal["test", "validation"] = "test"
     """`validation`: a trial, which leaves the scores of validation images and never looks at test images."""
 

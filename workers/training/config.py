@@ -1,5 +1,6 @@
 """How the shared prompt and the groups are trained.  Torch-free."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -103,3 +104,8 @@ class ProfileConfig(Spec):
     has stored, up to this many per snapshot.  0, or no more than `microbatches`: never."""
     microbatch_size: int = Field(default=16, ge=1)
     """Images per task in one microbatch (fewer where a task has too few images)."""
+
+
+def can_split(config: TrainConfig, kinds: Collection[str]) -> bool:
+    """Whether a batch of tasks of these kinds can be taken in parts: every image's loss must be its own."""
+    return config.pairwise is None and "retrieval" not in kinds

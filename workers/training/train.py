@@ -5,20 +5,19 @@ result does not depend on which others share its passes, beyond rounding.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 
 from workers import faults
 from workers.clip.frozen import FrozenCLIP
-from workers.data.config import TaskKind
 from workers.data.dataset import TaskData
 from workers.methods.build import build_method
 from workers.methods.config import MethodConfig
 from workers.methods.method import Method
 from workers.training.batches import TaskBatch, draw_batch
-from workers.training.config import TrainConfig
+from workers.training.config import TrainConfig, can_split
 from workers.training.distributed import Ranks
 from workers.training.features import FeatureCache, cached_outputs
 from workers.training.forward import ClassLists, Outputs, joint_outputs
@@ -135,11 +134,6 @@ def check_method(clip: FrozenCLIP, config: MethodConfig, data: Mapping[str, Task
         with torch.no_grad():
             if method.edits(method.passes[0]).text.num_tokens == 0:
                 return  # the next task's would be built of the same shapes, at the price of its parameters
-
-
-def can_split(config: TrainConfig, kinds: Collection[TaskKind]) -> bool:
-    """Whether a batch can be taken in parts: every image's loss must be its own."""
-    return config.pairwise is None and "retrieval" not in kinds
 
 
 def train_step(

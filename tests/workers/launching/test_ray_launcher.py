@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,50 @@ def test_devices_that_the_cluster_lacks_are_refused_before_anything_starts(launc
 )
 def test_every_gpu_holds_as_many_whole_workers_as_fit(gpus: float, share: float, workers: int):
     assert workers_on_gpus(gpus, share) == workers
+
+
+def process_of(updates: list[Update]) -> int:
+    told = [re.search(r"device worker: process (\d+)", line) for update in updates for _, line in update.lines]
+    return next(int(found[1]) for found in told if found)
+
+
+def is_there(process: int) -> bool:
+    try:
+        return (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_that_is_stopped_falls_silent_and_is_ended_for_good(launcher, make_pass):
+    work = make_pass({"g1": ("art",)}, job="job-hang", max_steps=1_000_000, checkpoint_every=1)
+    running = launcher.start(work)
+    updates = watch(launcher, running, lambda update: any(row.step > 2 for row in update.progress))
+    assert running.silent_seconds < 30
+    process = process_of(updates)
+    os.kill(process, signal.SIGSTOP)
+    watch(launcher, running, lambda update: running.silent_seconds > 2)
+    running.abandon()
+    _, outcome = ended(launcher, running)
+    assert (outcome.kind, outcome.fault) == ("failed", FailureClass.INFRASTRUCTURE)
+    again = launcher.start(work)
+    updates = watch(launcher, again, lambda update: any(row.step > 2 for row in update.progress))
+    assert next(row.step for update in updates for row in update.progress) > 0
+    again.stop()
+    ended(launcher, again)
+    deadline = time.monotonic() + PATIENCE
+    while is_there(process):
+        assert time.monotonic() < deadline, f"process {process} is still there"
+        launcher.wait([again], 0.2)
+
+
+def test_a_group_whose_actor_dies_gets_another_while_its_work_goes_on(launcher, make_pass):
+    running = launcher.start(make_pass({"g1": ("art",)}, job="job-orphan", max_steps=1_000_000))
+    watch(launcher, running, lambda update: any(row.step for row in update.progress))
+    ray.kill(ray.get_actor(group_actor_name("job-orphan", "g1"), namespace=NAMESPACE))
+    updates = watch(launcher, running, lambda update: any("it has a new one" in line for _, line in update.lines))
+    assert updates
+    watch(launcher, running, lambda update: any(row.step for row in update.progress))
+    assert ray.get_actor(group_actor_name("job-orphan", "g1"), namespace=NAMESPACE)
+    running.stop()
+    _, outcome = ended(launcher, running)
+    assert outcome.kind == "stopped"

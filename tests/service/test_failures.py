@@ -1,0 +1,366 @@
+"""Laws of failing: who is tried again, how often, with what; that poison fails alone, and that a wish ends any wait."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.artifacts import JobFiles
+from service.driver import run_job
+from service.records import Group
+from service.settings import Settings
+from service.spec import parse_spec
+from service.states import Desired, JobState
+from service.store import Store
+from workers.failures import FailureClass
+from workers.launching.board import Outcome
+from workers.launching.fake import FakeLauncher, FakeRunning
+from workers.launching.work import PassWork, ProfileWork, Work
+
+NAMES = ("squiggles", "plain", "noisy", "shapes")
+SPEC: dict[str, Any] = {
+    "name": "failing",
+    "backbone": {"model": "demo"},
+    "tasks": [{"name": name, "source": {"kind": "demo", "task": name}} for name in NAMES],
+    "method": {"kind": "mmap", "sharing": "alone"},
+    "training": {"max_steps": 6, "batch_size": 4, "checkpoint_every": 2},
+    "baselines": [],
+}
+Script = Callable[[Work], Outcome | None]
+
+
+def failed(fault: FailureClass, error: str = "it broke", **fields: Any) -> Outcome:
+    return Outcome("failed", error=error, fault=fault, **fields)
+
+
+class Falling(FakeRunning):
+    """A work that ends as its script says, before its first step."""
+
+    def __init__(self, work: Work, outcome: Outcome) -> None:
+        super().__init__(work)
+        self.outcome = outcome
+
+
+class ScriptedLauncher(FakeLauncher):
+    """Works end as the script says; those it has no word for do as ever."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__()
+        self.script = script
+        self.works: list[Work] = []
+
+    def start(self, work: Work) -> FakeRunning:
+        self.works.append(work)
+        outcome = self.script(work)
+        return super().start(work) if outcome is None else Falling(work, outcome)
+
+    @property
+    def passes(self) -> list[tuple[str, ...]]:
+        return [tuple(unit.id for unit in work.groups) for work in self.works if isinstance(work, PassWork)]
+
+
+class Job:
+    """One job under a scripted launcher, in memory."""
+
+    def __init__(self, home: Path, **changes: Any) -> None:
+        self.settings = Settings(home=home, poll_seconds=0.001, backoff_seconds=0.01, stall_seconds=2)
+        self.store = Store("sqlite://")
+        self.store.create_schema()
+        self.files = home / "storage"
+        self.id = self.store.create_job(parse_spec(SPEC | changes))[0].id
+
+    def run(self, script: Script) -> ScriptedLauncher:
+        launcher = ScriptedLauncher(script)
+        run_job(
+            self.id,
+            self.store.start_attempt(self.id),
+            store=self.store,
+            files=JobFiles(self.settings.storage, self.id),
+            launcher=launcher,
+            settings=self.settings,
+        )
+        return launcher
+
+    @property
+    def state(self) -> JobState:
+        return self.store.get_job(self.id).state
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {group.id: group for group in self.store.groups(self.id)}
+
+    def events(self, kind: str) -> list[Any]:
+        return [event for event in self.store.events(self.id) if event.kind == kind]
+
+
+def poisons(group: str, fault: FailureClass = FailureClass.INFRASTRUCTURE) -> Script:
+    """Whatever trains the group fails."""
+
+    def script(work: Work) -> Outcome | None:
+        units = {unit.id for unit in work.groups} if isinstance(work, PassWork) else set()
+        return failed(fault) if group in units else None
+
+    return script
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_poison_fails_alone_after_three_tries_and_its_siblings_finish(job):
+    launcher = job.run(poisons("g2"))
+    assert job.state is JobState.PARTIALLY_SUCCEEDED
+    assert {id: group.state for id, group in job.groups.items()} == {
+        "g1": "done",
+        "g2": "failed",
+        "g3": "done",
+        "g4": "done",
+    }
+    assert launcher.passes.count(("g2",)) == 3
+    sick = job.groups["g2"]
+    assert sick.failure is FailureClass.INFRASTRUCTURE
+    assert "3 times without a new checkpoint" in (sick.reason or "")
+    assert [event.data["failure"] for event in job.events("group_failed")] == ["infrastructure"]
+    assert all(job.groups[id].failure is None or job.groups[id].state == "done" for id in ("g1", "g3", "g4"))
+
+
+def test_a_pass_whose_process_vanished_is_tried_again_as_it_was_before_it_is_split(job):
+    died = []
+
+    def once(work: Work) -> Outcome | None:
+        if isinstance(work, PassWork) and not died:
+            died.append(work)
+            return failed(FailureClass.INFRASTRUCTURE, "the process that ran it is gone")
+        return None
+
+    launcher = job.run(once)
+    assert job.state is JobState.SUCCEEDED
+    assert launcher.passes == [("g1", "g2", "g3", "g4")] * 2
+    (told,) = job.events("group_retried")
+    assert told.data["seconds"] < 0.01 and told.data["failure"] == "infrastructure"
+    assert "tried again" in told.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "tries"),
+    [
+        (FailureClass.USER, 1),
+        (FailureClass.DATA, 1),
+        (FailureClass.STORAGE, 1),
+        (FailureClass.OUT_OF_MEMORY, 2),
+        (FailureClass.BUG, 2),
+        (FailureClass.INFRASTRUCTURE, 3),
+    ],
+)
+def test_a_job_whose_only_group_fails_is_of_the_class_of_its_group(tmp_path, fault, tries):
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+    launcher = job.run(poisons("g1", fault))
+    ended = job.store.get_job(job.id)
+    assert (ended.state, ended.failure) == (JobState.FAILED, fault)
+    assert len(launcher.passes) == tries
+    assert (job.groups["g1"].failures, job.groups["g1"].failure) == (tries, fault)
+
+
+def test_a_full_disk_is_not_tried_again_by_halves(job):
+    full = failed(FailureClass.STORAGE, "[Errno 28] No space left on device", hits_all=True)
+    launcher = job.run(lambda work: full if isinstance(work, PassWork) else None)
+    assert launcher.passes == [("g1", "g2", "g3", "g4")]
+    assert {group.failure for group in job.groups.values()} == {FailureClass.STORAGE}
+    assert job.store.get_job(job.id).failure is FailureClass.STORAGE
+
+
+def test_preemptions_are_tried_again_without_end_and_without_a_split(job):
+    taken = []
+
+    def script(work: Work) -> Outcome | None:
+        if isinstance(work, PassWork) and len(taken) < 20:
+            taken.append(work)
+            return failed(FailureClass.PREEMPTION, "its machine is taken away")
+        return None
+
+    launcher = job.run(script)
+    assert job.state is JobState.SUCCEEDED
+    assert launcher.passes == [("g1", "g2", "g3", "g4")] * 21
+
+
+def test_out_of_memory_halves_the_batches_of_the_group_alone_and_says_so(tmp_path):
+    job = Job(tmp_path)
+
+    def script(work: Work) -> Outcome | None:
+        crowded = isinstance(work, PassWork) and "g3" in {unit.id for unit in work.groups} and work.microbatches == 1
+        return failed(FailureClass.OUT_OF_MEMORY, "CUDA out of memory") if crowded else None
+
+    launcher = job.run(script)
+    assert job.state is JobState.SUCCEEDED
+    assert {id: group.microbatches for id, group in job.groups.items()} == {"g1": 1, "g2": 1, "g3": 2, "g4": 1}
+    (told,) = job.events("group_retried")
+    assert "every batch in 2 parts" in told.message and told.data["microbatches"] == 2
+    assert [work.microbatches for work in launcher.works if work.groups[0].id == "g3"] == [1, 1, 2]
+
+
+def test_the_smaller_batch_stays_through_the_attempts_of_a_job(tmp_path):
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+
+    def script(work: Work) -> Outcome | None:
+        if isinstance(work, PassWork) and work.microbatches == 1:
+            return failed(FailureClass.OUT_OF_MEMORY)
+        if isinstance(work, PassWork):
+            job.store.set_desired(job.id, Desired.PAUSE)
+        return None
+
+    job.run(script)
+    assert job.state is JobState.PAUSED
+    job.store.set_desired(job.id, Desired.RUN)
+    launcher = job.run(lambda work: None)
+    assert job.state is JobState.SUCCEEDED
+    assert [work.microbatches for work in launcher.works] == [2]
+
+
+def test_tries_are_counted_over_the_attempts_of_a_job(tmp_path):
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+
+    def script(work: Work) -> Outcome | None:
+        if not isinstance(work, PassWork):
+            return None
+        if job.groups["g1"].failures == 1:
+            job.store.set_desired(job.id, Desired.PAUSE)
+        return failed(FailureClass.INFRASTRUCTURE)
+
+    job.run(script)
+    assert (job.state, job.groups["g1"].failures) == (JobState.PAUSED, 2)
+    job.store.set_desired(job.id, Desired.RUN)
+    launcher = job.run(poisons("g1"))
+    assert len(launcher.passes) == 1
+    assert (job.state, job.groups["g1"].failures) == (JobState.FAILED, 3)
+
+
+def test_the_profile_is_tried_again_as_a_group_is(tmp_path):
+    job = Job(tmp_path, method={"kind": "mmap"}, profile={"max_steps": 2, "snapshots": 2, "max_microbatches": 0})
+    kinds = iter([FailureClass.INFRASTRUCTURE, FailureClass.OUT_OF_MEMORY])
+
+    def script(work: Work) -> Outcome | None:
+        fault = next(kinds, None) if isinstance(work, ProfileWork) else None
+        return None if fault is None else failed(fault)
+
+    launcher = job.run(script)
+    assert job.state is JobState.SUCCEEDED, job.store.get_job(job.id).reason
+    assert [work.microbatches for work in launcher.works if isinstance(work, ProfileWork)] == [1, 1, 2]
+    assert (job.groups["shared"].state, job.groups["shared"].failures) == ("done", 2)
+
+
+@pytest.mark.parametrize(("wish", "state"), [(Desired.CANCEL, JobState.CANCELLED), (Desired.PAUSE, JobState.PAUSED)])
+def test_a_wish_is_heeded_while_a_retry_waits(tmp_path, wish, state):
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+    job.settings = job.settings.model_copy(update={"backoff_seconds": 1e6})
+
+    def script(work: Work) -> Outcome | None:
+        if isinstance(work, PassWork):
+            job.store.set_desired(job.id, wish)
+            return failed(FailureClass.INFRASTRUCTURE)
+        return None
+
+    began = time.monotonic()
+    job.run(script)
+    assert job.state is state and time.monotonic() - began < 60
+
+
+def test_works_that_can_run_do_not_wait_for_one_that_must(tmp_path):
+    """The first pass falls and waits long; the units of the other training setting are done meanwhile."""
+    job = Job(tmp_path)
+    job.settings = job.settings.model_copy(update={"backoff_seconds": 1e6})
+    seen: list[tuple[str, ...]] = []
+
+    def script(work: Work) -> Outcome | None:
+        if not isinstance(work, PassWork):
+            return None
+        seen.append(tuple(unit.id for unit in work.groups))
+        if "g1" in seen[-1]:
+            return failed(FailureClass.BUG)
+        return None
+
+    class Watching(Store):
+        def add_event(self, job_id: str, kind: str, message: str, **fields: Any) -> int | None:
+            if kind == "group_done" and message.startswith("g4"):
+                self.set_desired(job_id, Desired.CANCEL)
+            return super().add_event(job_id, kind, message, **fields)
+
+    store = Watching("sqlite://")
+    store.create_schema()
+    job.store, job.id = store, store.create_job(parse_spec(SPEC))[0].id
+    job.run(script)
+    assert job.state is JobState.CANCELLED
+    assert {id for id, group in job.groups.items() if group.state == "done"} >= {"g3", "g4"}
+    assert job.groups["g1"].state == "waiting"
+
+
+def test_a_work_without_a_sign_of_life_is_ended_and_tried_again(tmp_path):
+    class Silent(FakeRunning):
+        def advance(self, steps: int) -> None:
+            """It hangs."""
+
+        @property
+        def silent_seconds(self) -> float:
+            return 0.0 if self.outcome else 3.0
+
+    class HangingLauncher(ScriptedLauncher):
+        def start(self, work: Work) -> FakeRunning:
+            if isinstance(work, PassWork) and not self.passes:
+                self.works.append(work)
+                return Silent(work)
+            return super().start(work)
+
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+    launcher = HangingLauncher(lambda work: None)
+    run_job(
+        job.id,
+        job.store.start_attempt(job.id),
+        store=job.store,
+        files=JobFiles(job.settings.storage, job.id),
+        launcher=launcher,
+        settings=job.settings,
+    )
+    assert job.state is JobState.SUCCEEDED
+    (told,) = job.events("group_retried")
+    assert "gave no sign of life for 3 s" in told.message and told.data["failure"] == "infrastructure"
+
+
+def test_what_passes_by_itself_ends_the_attempt_and_not_the_job(job):
+    def script(work: Work) -> Outcome | None:
+        raise ConnectionResetError("the cluster is away")
+
+    with pytest.raises(ConnectionResetError):
+        job.run(script)
+    assert job.state is JobState.VALIDATING
+
+
+def test_late_words_of_an_attempt_that_is_over_change_nothing(tmp_path):
+    """Two hundred of them, of every kind, while the next attempt runs."""
+    job = Job(tmp_path)
+
+    def paused(work: Work) -> None:
+        job.store.set_desired(job.id, Desired.PAUSE)
+
+    job.run(paused)
+    stale = job.store.get_job(job.id).attempt
+    job.store.set_desired(job.id, Desired.RUN)
+    attempt = job.store.start_attempt(job.id)
+    job.store.put_groups(job.id, [{"id": "g1", "kind": "plan", "tasks": ["plain"]}], attempt)
+    before = (job.store.get_job(job.id), job.groups, job.store.events(job.id), job.store.metrics(job.id))
+    for step in range(50):
+        point = {"group": "g1", "task": None, "step": step, "name": "loss", "value": 0.0}
+        assert not job.store.add_metrics(job.id, [point], stale)
+        assert not job.store.update_group(job.id, "g1", attempt=stale, step=step, state="failed", microbatches=2)
+        assert job.store.add_event(job.id, "late", "a late word", attempt=stale) is None
+        assert not job.store.move(job.id, JobState.FAILED, attempt=stale, failure=FailureClass.BUG)
+    assert (job.store.get_job(job.id), job.groups, job.store.events(job.id), job.store.metrics(job.id)) == before
+
+
+def test_a_failed_jobs_class_is_forgotten_when_it_starts_again(job):
+    attempt = job.store.start_attempt(job.id)
+    job.store.move(job.id, JobState.QUEUED, attempt=attempt, failure=FailureClass.INFRASTRUCTURE)
+    assert job.store.get_job(job.id).failure is FailureClass.INFRASTRUCTURE
+    job.store.start_attempt(job.id)
+    assert job.store.get_job(job.id).failure is None
