@@ -7,6 +7,7 @@ and its checkpoints are not committed when `report` returns.
 
 import re
 import time
+from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 
@@ -21,7 +22,7 @@ from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.ray_group import NAMESPACE, group_actor_name
 from workers.launching.ray_storage import ray_storage
 from workers.launching.work import PassWork
-from workers.storage import make_folder
+from workers.storage import make_folder, remove_tree
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
 
@@ -34,6 +35,7 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
     assert len(work.groups) == 1
     directory = work.directories[group]
     make_folder(directory)
+    notes = directory / "ray-train"
     outcomes: Any = ray.remote(RankOutcomes).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _rank,
@@ -43,7 +45,7 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
         run_config=RunConfig(
             name=safe_run_name(job, group),
             # a folder per try: Ray Train silently resumes a run of the same name and place, and we resume ourselves
-            **ray_storage(directory / "ray-train" / f"attempt-{work.attempt}-{token_hex(4)}"),
+            **ray_storage(notes / f"attempt-{work.attempt}-{token_hex(4)}"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
         ),
     )
@@ -58,6 +60,9 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
             fault=_failure(error),
             traceback=str(error),
         )
+    finally:
+        with suppress(OSError):  # of tries whose actor died, too; nobody reads them
+            remove_tree(notes)
     ended: Any = ray.get(outcomes.of_rank_zero.remote())
     return ended
 
