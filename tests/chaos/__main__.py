@@ -1,9 +1,11 @@
 """`python -m tests.chaos`: harms real jobs on a real Ray and tells what came of it.
 
-Each fault strikes `--count` times, in turn where rows are in SQLite and where they are in PostgreSQL.  Exit status 1: something did not survive.
+Each fault strikes `--count` times, in turn where rows are in SQLite and files in a folder, and where rows are in
+PostgreSQL and files in S3.  Exit status 1: something did not survive.
 """
 
 import argparse
+import itertools
 import random
 import signal
 import sys
@@ -17,8 +19,7 @@ from tests.chaos.soak import soak
 from tests.chaos.trials import Row, Undisturbed, trial
 from tests.chaos.world import World
 
-WORLDS = (World("sqlite", "folder"), World("postgresql", "folder"))
-CLUSTERS = (World("postgresql", "folder", is_cluster=True),)
+PLACES = ("sqlite/folder", "postgresql/s3")
 console = Console(width=140, highlight=False)
 
 
@@ -28,18 +29,19 @@ def main() -> int:
     began = time.monotonic()
     rows = {fault.name: Row(fault.name) for fault in options.faults}
     undisturbed = Undisturbed()
-    for worlds in (WORLDS, CLUSTERS):
-        faults = [fault for fault in options.faults if fault.cluster == (worlds is CLUSTERS)]
-        for number, world in enumerate(worlds):
-            for fault in faults:
-                for turn in range(number, options.count, len(worlds)):
-                    _tell(world, _one(world, fault, turn, undisturbed, options.seed), rows)
-            if options.soak and world is WORLDS[0]:
-                world.open()
-                _tell(world, soak(world.service, world.files, options.soak), rows)
-            if world.is_open:
-                left = world.close()
-                _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
+    places = options.places.split(",")
+    for is_cluster, (number, place) in itertools.product((False, True), enumerate(places)):
+        database, _, storage = place.partition("/")
+        world = World(database, storage, is_cluster)
+        for fault in [fault for fault in options.faults if fault.cluster == is_cluster]:
+            for turn in range(number, options.count, len(places)):
+                _tell(world, _one(world, fault, turn, undisturbed, options.seed), rows)
+        if options.soak and number == 0 and not is_cluster:
+            world.open()
+            _tell(world, soak(world.service, world.files, options.soak), rows)
+        if world.is_open:
+            left = world.close()
+            _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
     console.print(_table(list(rows.values())))
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     return 0 if all(row.holds for row in rows.values()) else 1
@@ -47,7 +49,6 @@ def main() -> int:
 
 def _one(world: World, fault: Fault, turn: int, undisturbed: Undisturbed, seed: int) -> Row:
     """One trial; a world in which something went wrong is not used again."""
-    world.open()
     row = trial(fault, turn, world, undisturbed, random.Random(f"{seed}/{fault.name}/{turn}"))
     if not row.holds:
         row.complaints += world.close()
@@ -74,6 +75,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--count", type=int, default=5, help="how often each fault strikes (default: 5)")
     parser.add_argument("--soak", type=int, default=100, help="jobs of the soak; 0: none (default: 100)")
+    parser.add_argument(
+        "--places", default=",".join(PLACES), help=f"DATABASE/STORAGE,... (default: {','.join(PLACES)})"
+    )
     parser.add_argument("--only", default="", help="names of faults, or parts of them, separated by commas; no soak")
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which faults strike (default: 0)")
     options = parser.parse_args()

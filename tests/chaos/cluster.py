@@ -22,6 +22,7 @@ from tests.chaos.service import ROOT, Overdue, free_port, wait_until
 
 NODES = 2
 START_SECONDS = 180.0
+TRIES = 3
 
 
 class RayCluster:
@@ -46,7 +47,7 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "SPT_NOENV": "1",  # Ray renames its processes; without this the new title overwrites the mark
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._processes: list[subprocess.Popen[str]] = []  # the nodes of a beheaded one live on with it
 
     @property
     def settings(self) -> dict[str, str]:
@@ -55,9 +56,19 @@ class RayCluster:
 
     def start(self) -> None:
         """Returns once the Jobs API answers and all nodes have joined."""
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self._start()
+                return
+            except Overdue:  # Ray gives its nodes half a minute, which a busy machine may need for other things
+                self.kill()
+                if not tries_left:
+                    raise
+
+    def _start(self) -> None:
         log = (self._folder / "cluster.log").open("ab")
         with log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.cluster", *self._ports, str(self._folder)],
                 env=self._environment,
                 cwd=ROOT,
@@ -67,26 +78,30 @@ class RayCluster:
                 text=True,
                 start_new_session=True,
             )
+        self._processes.append(process)
         self._hear("ready")
         wait_until(self._answers, seconds=START_SECONDS, what="the cluster's Jobs API answers")
 
     def tell(self, command: str) -> None:
         """Gives a command and waits until it is done."""
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
+        stdin = self._processes[-1].stdin
+        assert stdin is not None
+        stdin.write(f"{command}\n")
+        stdin.flush()
         self._hear("done")
 
     def kill(self) -> None:
         """Every machine of it loses its power at once."""
         end(marked("=".join(self._mark)), seconds=0.0)
         end(marked("=".join(self._mark)), seconds=0.0)  # what was born while the others died
-        if self._process is not None:
-            self._process.wait()
+        for process in self._processes:
+            process.wait()
+        self._processes = []
 
     def _hear(self, word: str) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
+        stdout = self._processes[-1].stdout
+        assert stdout is not None
+        for line in stdout:
             if line.strip() == word:
                 return
         said = (self._folder / "cluster.log").read_text(errors="replace")[-2000:]

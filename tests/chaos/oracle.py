@@ -23,6 +23,9 @@ from tests.chaos.service import Service, driver_of
 LEFT_SECONDS = 60.0
 """How soon nothing may be left of a finished job."""
 
+RAYS_OWN = "_AutoscalingCoordinatorActor"
+"""One actor a cluster that Ray Train starts for itself and keeps."""
+
 
 class Watched:
     """Follows a job's event stream through everything that happens to the service."""
@@ -127,7 +130,11 @@ def _left_now(service: Service, storage: Storage, job_id: str) -> list[str]:
     if driver is not None:
         told.append(f"left over: its driver, process {driver.pid}")
     with contextlib.suppress(requests.RequestException, Unreachable):
-        told += [f"left over: actor {actor.kind} {actor.name} (process {actor.pid})" for actor in service.actors()]
+        told += [
+            f"left over: actor {actor.kind} {actor.name} (process {actor.pid})"
+            for actor in service.actors()
+            if actor.kind != RAYS_OWN
+        ]
         told += [
             f"left over: placement group {each['placement_group_id']}"
             for each in service.ray_state("placement_groups")

@@ -68,8 +68,9 @@ class Undisturbed:
 def trial(fault: Fault, turn: int, world: World, undisturbed: Undisturbed, chance: random.Random) -> Row:
     """Harms one job, and tells how it took it."""
     row = Row(fault.name)
-    service, storage = world.service, world.files
     try:
+        world.open()
+        service, storage = world.service, world.files
         outcome, seconds = undisturbed.of(service, storage, fault.spec())
         for _ in range(TRIES):
             job = service.client.submit(fault.spec())

@@ -16,9 +16,11 @@ SETTINGS = {
     "lease_seconds": "3",
     "backoff_seconds": "1",
     "requests_per_minute": "0",
+    "stall_seconds": "30",
     "num_cpus": "2",
 }
-"""Short times, so that what takes minutes in earnest takes seconds here; two CPUs, for ranks."""
+"""Short times, so that what takes minutes in earnest takes seconds here (but nothing that only starts slowly on a busy
+machine counts as hung); two CPUs, for ranks."""
 
 
 @dataclass
