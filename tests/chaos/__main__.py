@@ -33,14 +33,15 @@ def main() -> int:
     for is_cluster, (number, place) in itertools.product((False, True), enumerate(places)):
         database, _, storage = place.partition("/")
         world = World(database, storage, is_cluster)
-        for fault in [fault for fault in options.faults if fault.cluster == is_cluster]:
-            for turn in range(number, options.count, len(places)):
-                _tell(world, _one(world, fault, turn, undisturbed, options.seed), rows)
-        if options.soak and number == 0 and not is_cluster:
-            world.open()
-            _tell(world, soak(world.service, world.files, options.soak), rows)
-        if world.is_open:
-            left = world.close()
+        try:
+            for fault in [fault for fault in options.faults if fault.cluster == is_cluster]:
+                for turn in range(number, options.count, len(places)):
+                    _tell(world, _one(world, fault, turn, undisturbed, options.seed), rows)
+            if options.soak and number == 0 and not is_cluster:
+                _tell(world, _soak(world, options.soak), rows)
+        finally:
+            was_open, left = world.is_open, world.close()
+        if was_open:
             _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
     console.print(_table(list(rows.values())))
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes")
@@ -51,8 +52,13 @@ def _one(world: World, fault: Fault, turn: int, undisturbed: Undisturbed, seed: 
     """One trial; a world in which something went wrong is not used again."""
     row = trial(fault, turn, world, undisturbed, random.Random(f"{seed}/{fault.name}/{turn}"))
     if not row.holds:
-        row.complaints += world.close()
+        row.complaints += [*world.close(keep=True), f"see {world.home}"]
     return row
+
+
+def _soak(world: World, count: int) -> Row:
+    world.open()
+    return soak(world.service, world.files, count)
 
 
 def _tell(world: World, row: Row, rows: dict[str, Row]) -> None:

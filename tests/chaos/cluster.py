@@ -21,7 +21,7 @@ from service.settings import child_environment
 from tests.chaos.service import ROOT, Overdue, free_port, wait_until
 
 NODES = 2
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 TRIES = 3
 
 

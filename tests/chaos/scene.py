@@ -15,7 +15,7 @@ from service.states import JobState
 from tests.chaos.cluster import RayCluster
 from tests.chaos.service import Actor, Service, driver_of, wait_until
 
-RECOVERY_SECONDS = 240.0
+RECOVERY_SECONDS = 400.0
 """How long a job may take to get further than it was; the machine may be busy."""
 CLEARLY = 20
 """Steps that a group must have gained on what was known of it when it was struck: more than a driver hears late."""

@@ -23,7 +23,7 @@ from service.ray_jobs import DRIVER, RayJobs
 from service.settings import Settings, child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 STOP_SECONDS = 90.0
 
 

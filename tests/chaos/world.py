@@ -39,6 +39,11 @@ class World:
     _open: ExitStack | None = None
     _home: Path | None = None
 
+    @property
+    def home(self) -> Path | None:
+        """The service's folder."""
+        return self._home
+
     def __str__(self) -> str:
         return f"{self.database}, {self.storage}, {'a cluster' if self.is_cluster else 'a Ray of its own'}"
 
@@ -62,14 +67,14 @@ class World:
             self.service = stack.enter_context(serving(home, settings))
             self._open = stack.pop_all()
 
-    def close(self) -> list[str]:
-        """Tears it down; what is left of it, in words.  Its folder stays where something is left."""
+    def close(self, *, keep: bool = False) -> list[str]:
+        """Tears it down; what is left of it, in words.  Its folder stays where something is left, or is to be kept."""
         if self._open is None:
             return []
         assert self._home is not None
         self._open.close()
         self._open = None
         left = [f"left over: process {line}" for line in processes_in(self._home)]
-        if not left:
+        if not left and not keep:
             shutil.rmtree(self._home.parent)
         return left
