@@ -5,6 +5,7 @@ under `<storage>/jobs/<job>/`.  What the files mean is known to the stages that 
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,8 @@ from workers.storage import (
     remove_tree,
     write,
 )
+
+log = logging.getLogger(__name__)
 
 ARBITRATION = "arbitration.json"
 """Where a job keeps what short training runs said of its groups."""
@@ -117,8 +120,12 @@ class JobFiles:
         return json.loads(self.read_text(relative))
 
     def append_log(self, name: str, lines: Iterable[str]) -> None:
-        """Adds lines to `logs/<name>.log`."""
-        append(self.path(f"logs/{name}.log"), "".join(f"{line}\n" for line in lines))
+        """Adds lines to `logs/<name>.log`.  Lines that cannot be written end no job: this process's own log has them."""
+        text = "".join(f"{line}\n" for line in lines)
+        try:
+            append(self.path(f"logs/{name}.log"), text)
+        except OSError as error:
+            log.warning("%s: %s", error, text)
 
     def list(self) -> list[FileInfo]:
         """Every file, by path; half-written ones are left out."""
