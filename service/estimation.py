@@ -87,7 +87,7 @@ def forecast(spec: JobSpec, found: Sampled, ways: Sequence[Sequence[Pass]], work
         times["train"] += costs.arriving * Interval(low=0.0, high=1.0)
     if spec.trivial_sharing is None:
         times["profile"] = device["profile"] = costs.of_profile()
-        times["group"], device["group"] = Interval(low=0.2, high=5 + 0.05 * len(spec.tasks)), NOTHING
+        times["group"], device["group"] = Interval(low=0.2, high=30 + 0.1 * len(spec.tasks)), NOTHING
     if spec.grouping.arbitrate:  # the plan, all in one and each alone; and perhaps as much again for changed plans
         trials = one_plan * spec.grouping.arbitrate_share * Interval(low=2.0, high=6.0) * devices
         times["group"], device["group"] = times["group"] + trials * (1 / workers / devices), trials
