@@ -141,7 +141,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        raise DatabaseUnavailable(f"The database does not answer: {error.orig}. Try again in a moment.") from error
+        log.warning("the database does not answer: %s", error.orig)  # it names hosts and users: not for everybody
+        raise DatabaseUnavailable(
+            "The database does not answer; the service's log says why. Try again soon."
+        ) from error
 
 
 def _prepare(connection: Any, _record: Any) -> None:

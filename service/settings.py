@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     home: Path = Path("var")
     """The folder this installation lives in: database, storage, token, lock."""
-    database_url: str = ""
+    database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL.  Empty: SQLite at `home/cohort.db`."""
     storage: str = ""
     """Where artifacts go: a folder (a path or file:// URI, NFS included), or a bucket and a path in it as a URI (s3://,
@@ -197,6 +197,7 @@ class Settings(BaseSettings):
             file_roots=tuple(root for root in roots if "://" not in root),
             schemes=tuple(self.data_schemes),
             remote_roots=None if own is None and not remote else remote,
+            closed=(str(self.home), self.storage),
         )
 
 

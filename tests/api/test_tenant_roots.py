@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from service.control_plane import ControlPlane
 from service.roles import Role
+from service.settings import Settings
 from service.spec import parse_spec
 from tests.api.conftest import SPEC, YAML, make_control_plane, run_to_the_end
 from workers.clip.config import BackboneConfig
@@ -111,3 +112,19 @@ def test_tasks_that_join_a_finished_job_are_held_to_its_tenants_roots(
     for headers in (as_(control_plane, "red"), {"Authorization": f"Bearer {operator}"} | YAML):
         answer = client.post(f"/v1/jobs/{job}/tasks", content=yaml.safe_dump(tasks), headers=headers)
         assert (answer.status_code, "outside the data roots" in answer.text) == (422, True), answer.text
+
+
+def test_what_the_service_keeps_is_no_data_even_where_a_root_holds_it(tmp_path: Path) -> None:
+    home, bucket = tmp_path / "var", "s3://bucket/storage"
+    (home / "data").mkdir(parents=True)
+    values = {"home": home, "data_roots": [str(tmp_path), str(home / "data")], "data_schemes": SCHEMES}
+    roots = Settings.model_validate(values).roots_of("anybody")
+    for place in ("var/running.json", "var", "var/storage/jobs/job-x/spec.json", "var/cohort.db"):
+        with pytest.raises(ValueError, match="outside the data roots"):
+            roots.check(str(tmp_path / place))
+    assert roots.check(str(home / "data" / "cats")) == str(home / "data" / "cats")  # a root inside is one
+    assert roots.check("elsewhere") == str(tmp_path / "elsewhere")
+    far = Settings.model_validate(values | {"storage": bucket}).roots_of("anybody")
+    assert far.check("s3://bucket/images") == "s3://bucket/images"
+    with pytest.raises(ValueError, match="outside the data roots"):
+        far.check(f"{bucket}/jobs/job-x/bundle")

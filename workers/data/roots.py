@@ -6,6 +6,7 @@ Chained `::` URIs are refused because fsspec would let one of them (`simplecache
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,8 @@ class DataRoots:
     """Schemes switched on, out of file, s3, gs, abfs, hf."""
     remote_roots: tuple[str, ...] | None = None
     """URIs such as `s3://bucket/team` under which remote locations must lie.  None: anywhere in a scheme that is on."""
+    closed: tuple[str, ...] = ()
+    """Folders and URIs of the service's own, which nobody reads even where a root holds them (a root inside is one)."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.schemes) - set(KNOWN_SCHEMES)):
@@ -47,10 +50,14 @@ class DataRoots:
             if ".." in rest.split("/") or not rest.strip("/"):
                 raise ValueError(f"Location {uri!r} must name a bucket or repository and a path without `..`.")
             location = f"{scheme}://{rest}"
-            if self.remote_roots is not None and not any(_lies_under(location, root) for root in self.remote_roots):
+            roots = (f"{scheme}:/",) if self.remote_roots is None else self.remote_roots
+            if not self._is_open(location, roots):
+                told = (
+                    "the service's own" if self.remote_roots is None else list(self.remote_roots) or "of folders alone"
+                )
                 raise ValueError(
-                    f"Location {uri!r} is outside the data roots {list(self.remote_roots) or 'of folders alone'}. Copy "
-                    "the data under a root, or have the operator add one."
+                    f"Location {uri!r} is outside the data roots ({told}). Copy the data under a root, or have the "
+                    "operator add one."
                 )
             return location
         if not separator:
@@ -67,13 +74,21 @@ class DataRoots:
         roots = [os.path.realpath(root) for root in self.file_roots] if "file" in self.schemes else []
         # realpath, not Path.resolve: a loop of links must come back as a path (it counts as an unreadable image later).
         candidates = [path] if os.path.isabs(path) else [os.path.join(root, path) for root in roots]
-        inside = [real for real in map(os.path.realpath, candidates) if any(_lies_under(real, root) for root in roots)]
+        inside = [real for real in map(os.path.realpath, candidates) if self._is_open(real, roots)]
         if not inside:
             raise ValueError(
                 f"Location {printable(path)!r} is outside the data roots {list(self.file_roots)} once links are "
                 "resolved. Move the data under a root, or have the operator add one."
             )
         return next((real for real in inside if os.path.lexists(real)), inside[0])
+
+    def _is_open(self, place: str, roots: Sequence[str]) -> bool:
+        """Whether the place lies under a root, and under nothing closed that is not around that root."""
+        return any(
+            _lies_under(place, root)
+            and not any(_lies_under(place, closed) and not _lies_under(root, closed) for closed in self.closed)
+            for root in roots
+        )
 
 
 def _lies_under(place: str, root: str) -> bool:
