@@ -44,4 +44,11 @@ DRIVER = tuple(
 )
 """Around every artifact of a stage, and before and after the driver's last word."""
 
+AFTERLIFE = tuple(
+    f"store.{what}.{when}"
+    for what in ("archive", "unarchive", "delete", "restore", "begin_purges", "end_purge")
+    for when in ("commits", "committed")
+)
+"""Around what becomes of finished jobs, which no driver takes part in."""
+
 CRASH_POINTS = STORE + COORDINATOR + DRIVER

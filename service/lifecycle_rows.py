@@ -72,7 +72,7 @@ class LifecycleRows(TrainingRows, Database):
             first = select(jobs.c.id).where(due, jobs.c.purged_at.is_(None), ~needed).order_by(jobs.c.id).limit(limit)
             here = jobs.c.id.in_(list(connection.scalars(first)))
             connection.execute(update(jobs).where(here, due, ~needed).values(purged_at=self.now()))
-            return list(connection.scalars(select(jobs.c.id).where(jobs.c.purged_at.is_not(None)).limit(limit)))
+            return list(connection.scalars(select(jobs.c.id).where(jobs.c.purged_at.is_not(None)).order_by(jobs.c.id)))
 
     def end_purge(self, job_id: str) -> None:
         """Removes every row of a job that is not there any more; repeatable."""
