@@ -12,6 +12,7 @@ import httpx2
 from service import calls, wire, wire_plans
 from service.calls import Call
 from service.client_keys import AsyncKeyCalls
+from service.client_queue import AsyncQueueCalls
 from service.spec import JobSpec
 from service.states import Verb
 from service.wire_estimate import Estimate
@@ -19,7 +20,7 @@ from service.wire_estimate import Estimate
 T = TypeVar("T")
 
 
-class AsyncCohort(AsyncKeyCalls):
+class AsyncCohort(AsyncKeyCalls, AsyncQueueCalls):
     """A connection to a service, for `async` code.  Close it, or use it in an `async with`."""
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service import cli_estimate, cli_jobs, cli_keys, cli_plans
+from service import cli_estimate, cli_jobs, cli_keys, cli_plans, cli_queue
 from service.cli_parts import Json, home_of
 from service.client import ApiError, BundleBroken, Unreachable
 
@@ -92,7 +92,7 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
 
 # jobs: over HTTP
 
-for part in (cli_jobs, cli_estimate, cli_plans, cli_keys):
+for part in (cli_jobs, cli_estimate, cli_plans, cli_queue, cli_keys):
     app.add_typer(part.app)
 
 

@@ -17,6 +17,7 @@ from service import calls, wire, wire_plans
 from service.async_client import AsyncCohort
 from service.calls import ApiError, BundleBroken, Call, Unreachable
 from service.client_keys import KeyCalls
+from service.client_queue import QueueCalls
 from service.spec import JobSpec
 from service.states import Verb
 from service.wire_estimate import Estimate
@@ -26,7 +27,7 @@ __all__ = ["ApiError", "AsyncCohort", "BundleBroken", "Cohort", "Unreachable"]
 T = TypeVar("T")
 
 
-class Cohort(KeyCalls):
+class Cohort(KeyCalls, QueueCalls):
     """A connection to a service.  Close it, or use it in a `with`."""
 
     def __init__(

@@ -45,6 +45,7 @@ def job_lines(job: wire.Job) -> Table:
         "name": job.name,
         "state": state(job),
         "reason": job.reason,
+        "waits for": _waits(job),
         "wish": None if job.desired == "run" or job.is_finished else f"asked to {job.desired}",
         "tasks": ", ".join(task.name for task in job.spec.tasks),
         "goes on from": None if job.parent is None else f"{job.parent}, plan {job.parent_plan}",
@@ -65,6 +66,14 @@ def job_lines(job: wire.Job) -> Table:
         if value:
             table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
     return table
+
+
+def _waits(job: wire.Job) -> str | None:
+    if job.queue is None:
+        return None
+    place = "" if job.queue.position is None else f" Number {job.queue.position} in line."
+    start = "" if job.queue.starts_at is None else f" It starts at about {_when(job.queue.starts_at)}."
+    return f"{job.queue.waits_for}{place}{start}"
 
 
 def groups_table(groups: wire.Groups, *, plan_only: bool = True) -> Table:
