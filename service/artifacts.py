@@ -13,7 +13,7 @@ from typing import Any
 
 from service.errors import ArtifactNotFound
 from workers.arrays import read_arrays
-from workers.seals import is_sealed, seal, unseal
+from workers.seals import Damaged, is_sealed, seal, unseal
 from workers.storage import (
     FileInfo,
     Site,
@@ -88,10 +88,11 @@ class JobFiles:
     def is_whole(self, relative: str) -> bool:
         """Whether a file is there.  Damaged for JSON or arrays that are not what was written."""
         try:
+            place = self.file(relative)
             if relative.endswith(".npz"):
-                read_arrays(self.path(relative))
-            else:
-                self.read_text(relative)
+                read_arrays(place)
+            elif relative.endswith(".json"):
+                self.read_json(relative)
         except (ArtifactNotFound, FileNotFoundError):
             return False
         return True
@@ -117,7 +118,11 @@ class JobFiles:
         return content.decode()
 
     def read_json(self, relative: str) -> Any:
-        return json.loads(self.read_text(relative))
+        """ArtifactNotFound, Damaged."""
+        try:
+            return json.loads(self.read_text(relative))
+        except ValueError as error:
+            raise Damaged(f"{relative} is damaged: it is no JSON ({error}).") from error
 
     def append_log(self, name: str, lines: Iterable[str]) -> None:
         """Adds lines to `logs/<name>.log`.  Lines that cannot be written end no job: this process's own log has them."""
