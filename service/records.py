@@ -194,7 +194,7 @@ class Group:
     texts_per_step: int
     """Class sentences of its tasks, or captions of a step; 0 where nothing trains."""
     failure: FailureClass | None
-    """The class of what ended it last."""
+    """The class of what ended it last; None while it runs and once it is done."""
     failures: int
     """Times that it failed, over all attempts of its job."""
     tries: tuple[tuple[FailureClass, str], ...]

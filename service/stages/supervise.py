@@ -80,7 +80,7 @@ def _start(run: JobRun, work: Work) -> Running:
     started = run.launcher.start(work)
     for unit in work.groups:
         if unit.kind not in WITHOUT_ROW:
-            run.update_group(unit.id, state="running", worker=started.worker, reason=None)
+            run.update_group(unit.id, state="running", worker=started.worker, reason=None, failure=None)
     return started
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.artifacts import JobFiles
@@ -14,6 +15,7 @@ from service.settings import Settings
 from service.spec import parse_spec
 from service.states import Desired, JobState
 from service.store import Store
+from workers import faults
 from workers.failures import FailureClass
 from workers.launching.board import Outcome
 from workers.launching.fake import FakeLauncher, FakeRunning
@@ -124,7 +126,7 @@ def test_poison_fails_alone_after_three_tries_and_its_siblings_finish(job):
     assert sick.failure is FailureClass.INFRASTRUCTURE
     assert "3 times without a new checkpoint" in (sick.reason or "")
     assert [event.data["failure"] for event in job.events("group_failed")] == ["infrastructure"]
-    assert all(job.groups[id].failure is None or job.groups[id].state == "done" for id in ("g1", "g3", "g4"))
+    assert all(job.groups[id].failure is None for id in ("g1", "g3", "g4"))
 
 
 def test_a_pass_whose_process_vanished_is_tried_again_as_it_was_before_it_is_split(job):
@@ -364,3 +366,39 @@ def test_a_failed_jobs_class_is_forgotten_when_it_starts_again(job):
     assert job.store.get_job(job.id).failure is FailureClass.INFRASTRUCTURE
     job.store.start_attempt(job.id)
     assert job.store.get_job(job.id).failure is None
+
+
+@pytest.mark.parametrize(
+    ("plan", "class_", "exact"),
+    [
+        ("train.step:crash@5", FailureClass.INFRASTRUCTURE, True),  # between two checkpoints
+        ("write.checkpoint:crash@3", FailureClass.INFRASTRUCTURE, True),  # in the middle of a checkpoint
+        ("write.commit:crash@3", FailureClass.INFRASTRUCTURE, True),  # its tensors are there, and nothing vouches
+        ("train.step:crash@3,train.step:crash@7", FailureClass.INFRASTRUCTURE, True),
+        ("train.step:memory@5", FailureClass.OUT_OF_MEMORY, False),
+        ("train.step:hang@5", FailureClass.INFRASTRUCTURE, True),
+    ],
+)
+def test_a_group_that_was_killed_ends_with_the_tensors_of_an_undisturbed_one(
+    make_world, make_spec, plan, class_, exact, request
+):
+    request.addfinalizer(lambda: faults.arm(""))
+    training = {"max_steps": 9, "batch_size": 4, "warmup_epochs": 0, "checkpoint_every": 2}
+    spec = make_spec(method={"kind": "mmap", "num_tokens": 2, "depth": 2, "sharing": "all"}, training=training)
+    spec = spec.model_copy(update={"baselines": ()})
+    world = make_world()
+    world.settings = world.settings.model_copy(update={"stall_seconds": 3})
+    undisturbed, job = world.submit(spec), world.submit(spec)
+    assert world.attempt(undisturbed) == JobState.SUCCEEDED, world.why(undisturbed)
+    faults.arm(plan)
+    assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
+    (group,) = world.store.groups(job)
+    retried = [event.data["failure"] for event in world.store.events(job) if event.kind == "group_retried"]
+    assert retried == [class_] * plan.count(":") and (group.failures, group.failure) == (len(retried), None)
+    learned, expected = world.learned(job), world.learned(undisturbed)
+    if exact:
+        assert learned == expected
+    for group_id, tensors in expected.items():
+        for name, content in tensors.items():
+            mine, theirs = (np.frombuffer(each, np.float32) for each in (learned[group_id][name], content))
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
