@@ -17,7 +17,7 @@ FORECAST = Forecast(
 WALK = (JobState.VALIDATING, JobState.PROFILING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING)
 
 
-def asked(api: TestClient, **params: object) -> dict:
+def asked(api: TestClient, **params: float) -> dict:
     answer = api.post("/v1/jobs/estimate", content=SPEC, headers=YAML, params=params)
     assert answer.status_code == 202, answer.text
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}/estimate"

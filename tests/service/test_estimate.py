@@ -1,6 +1,5 @@
 """Laws of estimates: a dry run of the job itself, of which nothing stays but what it says."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,8 @@ import pytest
 from service.spec import JobSpec
 from service.states import JobState
 from service.wire_estimate import Forecast
+from workers.launching import estimate as trying
+from workers.launching.work import PassWork, Work
 
 STAGES = ["validate", "profile", "group", "train", "publish"]
 
@@ -75,3 +76,17 @@ def test_what_would_fail_the_job_fails_its_estimate_in_the_same_words(estimated,
     assert world.attempt(real) == JobState.FAILED
     assert world.store.get_job(job).state == JobState.FAILED
     assert world.why(job) == world.why(real)
+
+
+def test_a_batch_that_does_not_fit_is_an_answer(estimated, make_spec, monkeypatch):
+    def full(small: Work, data: Any) -> dict:
+        if isinstance(small, PassWork):
+            raise MemoryError("no room for it")
+        return counts(small, data)
+
+    counts = trying._counts
+    monkeypatch.setattr(trying, "_counts", full)
+    world, job = estimated(make_spec())
+    found = forecast_of(world, job)
+    assert not found.memory.fits and "no room for it" in found.memory.sentence
+    assert found.problems == [found.memory.sentence] and found.seconds is None
