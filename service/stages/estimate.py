@@ -19,6 +19,8 @@ from workers.launching.work import GroupUnit, PassWork, ProfileWork, ValidateWor
 
 NUM_STEPS = 8
 """Steps of whatever is tried; the first is not counted."""
+START_SECONDS = 60.0
+"""A device worker starts within that time; one that takes longer waits for its device, as in a queue."""
 
 
 class _OutOfMemory(Exception):
@@ -59,7 +61,7 @@ def _forecast(run: JobRun, began: float) -> Forecast:
         validation=validated,
         profile=profiled[0] if profiled else None,
         passes=list(zip(passes, trained, strict=True)),
-        waited=max(0.0, validated.began_at - began),
+        waited=min(max(0.0, validated.began_at - began), START_SECONDS),
     )
     return forecast(spec, found, ways, workers)
 
