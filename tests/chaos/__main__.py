@@ -10,6 +10,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Table
@@ -29,20 +31,18 @@ def main() -> int:
     began = time.monotonic()
     rows = {fault.name: Row(fault.name) for fault in options.faults}
     undisturbed = Undisturbed()
-    places = options.places.split(",")
-    for is_cluster, (number, place) in itertools.product((False, True), enumerate(places)):
-        database, _, storage = place.partition("/")
-        world = World(database, storage, is_cluster)
-        try:
+    places = [place.partition("/") for place in options.places.split(",")]
+    for is_cluster, (number, (database, _, storage)) in itertools.product((False, True), enumerate(places)):
+        with _told(World(database, storage, is_cluster), rows) as world:
             for fault in [fault for fault in options.faults if fault.cluster == is_cluster]:
-                for turn in range(number, options.count, len(places)):
+                for turn in range(number, fault.times(options.count), len(places)):
                     _tell(world, _one(world, fault, turn, undisturbed, options.seed), rows)
-            if options.soak and number == 0 and not is_cluster:
-                _tell(world, _soak(world, options.soak), rows)
-        finally:
-            was_open, left = world.is_open, world.close()
-        if was_open:
-            _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
+    if options.soak:
+        database, _, storage = places[0]
+        # one device worker for each of the two jobs that run at the same time: as many as there are CPUs
+        with _told(World(database, storage, settings={"max_device_workers": "1"}), rows) as world:
+            world.open()
+            _tell(world, soak(world.service, world.files, options.soak), rows)
     console.print(_table(list(rows.values())))
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     return 0 if all(row.holds for row in rows.values()) else 1
@@ -56,9 +56,15 @@ def _one(world: World, fault: Fault, turn: int, undisturbed: Undisturbed, seed: 
     return row
 
 
-def _soak(world: World, count: int) -> Row:
-    world.open()
-    return soak(world.service, world.files, count)
+@contextmanager
+def _told(world: World, rows: dict[str, Row]) -> Iterator[World]:
+    """A world that is closed in the end, and what was left of it then."""
+    try:
+        yield world
+    finally:
+        was_open, left = world.is_open, world.close()
+    if was_open:
+        _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
 
 
 def _tell(world: World, row: Row, rows: dict[str, Row]) -> None:

@@ -4,6 +4,7 @@ A fault strikes by `scene.harm(...)`, which also waits until the job gets on aga
 job's own fate goes to `scene.notes`.
 """
 
+import math
 import signal
 import sys
 import threading
@@ -41,6 +42,12 @@ class Fault:
     """The job that is harmed."""
     cluster: bool = False
     """Whether it needs a cluster of several nodes that is not the service's own."""
+    share: float = 1.0
+    """How often it strikes, as a share of how often the others do."""
+
+    def times(self, count: int) -> int:
+        """How often it strikes, where a fault usually does `count` times."""
+        return math.ceil(self.share * count)
 
 
 def driver_killed(scene: Scene) -> None:
@@ -219,15 +226,15 @@ FAULTS = (
     Fault("device worker killed", device_worker_killed),
     Fault("device worker hung", device_worker_hung),
     Fault("Train controller killed", train_controller_killed, jobs.two_ranks),
-    Fault("rank killed", rank_killed, jobs.two_ranks),
+    Fault("rank killed", rank_killed, jobs.two_ranks, share=0.4),
     Fault("GCS killed", gcs_killed),
     Fault("control plane killed", control_plane_killed),
     Fault("SIGTERM under load", terminated_under_load),
     Fault("orphaned driver", orphaned),
-    Fault("pause and resume", paused_and_resumed),
+    Fault("pause and resume", paused_and_resumed, share=0.4),  # each job is paused five times
     Fault("head restarted", head_restarted, cluster=True),
-    Fault("node lost", node_lost, cluster=True),
-    Fault("node preempted", node_preempted, cluster=True),
+    Fault("node lost", node_lost, cluster=True, share=0.4),
+    Fault("node preempted", node_preempted, cluster=True, share=0.4),
 )
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class World:
     """`folder` or `s3`."""
     is_cluster: bool = False
     """Whether Ray is a cluster of several nodes that is not the service's own."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What is set otherwise than in the other worlds."""
     service: Service = field(init=False)
     files: Storage = field(init=False)
     cluster: RayCluster | None = None
@@ -60,7 +63,7 @@ class World:
             self._home = home = folder / "home"
             rows = stack.enter_context(places.database(self.database, home))
             self.files = stack.enter_context(places.storage(self.storage, home))
-            settings = SETTINGS | rows | self.files.settings
+            settings = SETTINGS | rows | self.files.settings | dict(self.settings)
             if self.is_cluster:
                 self.cluster = stack.enter_context(clustered(home))
                 settings |= self.cluster.settings
