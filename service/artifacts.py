@@ -125,7 +125,7 @@ class JobFiles:
             raise Damaged(f"{relative} is damaged: it is no JSON ({error}).") from error
 
     def append_log(self, name: str, lines: Iterable[str]) -> None:
-        """Adds lines to `logs/<name>.log`.  Lines that cannot be written end no job: this process's own log has them."""
+        """Adds lines to `logs/<name>.log`.  What cannot be written ends no job, and goes to this process's log."""
         text = "".join(f"{line}\n" for line in lines)
         try:
             append(self.path(f"logs/{name}.log"), text)
