@@ -79,7 +79,7 @@ def _cut(body: Iterable[bytes]) -> Iterator[bytes]:
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """One server for all tests; every test takes a bucket of its own."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):

@@ -84,7 +84,8 @@ class JobRun:
         try:
             return self.files.is_whole(path)
         except Damaged as error:
-            self.event("artifact_damaged", f"{error} It is made again where it is needed.", level="warning", data={"path": path})
+            told = f"{error} It is made again where it is needed."
+            self.event("artifact_damaged", told, level="warning", data={"path": path})
             self.files.path(path).unlink(missing_ok=True)
             return False
 
