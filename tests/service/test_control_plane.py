@@ -1,6 +1,7 @@
 """The control plane's start and stop, on a Ray that is faked; drivers are threads."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def test_a_cancel_reaches_the_driver(settings: Settings, store: Store) -> None:
     assert store.get_job(job_id).state == JobState.CANCELLED
 
 
+def test_only_the_control_plane_that_acts_drains(settings: Settings, store: Store, tmp_path: Path) -> None:
+    driver = Driver(store)
+    ray_jobs = FakeRayJobs(driver)
+    plane = ControlPlane(settings, store=store, ray_jobs=ray_jobs)
+    plane.start()
+    job_id = store.create_job(SPEC)[0].id
+    assert driver.trains.wait(10)
+    idle = ControlPlane(settings.model_copy(update={"home": tmp_path / "idle"}), store=store, ray_jobs=ray_jobs)
+    idle.start()
+    idle.stop()
+    assert not store.wish(job_id).draining
+    assert (store.get_job(job_id).state, store.get_job(job_id).attempt) == (JobState.TRAINING, 1)
+    plane.stop()
+    assert store.get_job(job_id).state == JobState.QUEUED
+
+
 def test_readiness_names_what_is_missing(settings: Settings, store: Store) -> None:
     ray_jobs = FakeRayJobs()
     plane = ControlPlane(settings, store=store, ray_jobs=ray_jobs)
@@ -120,7 +137,7 @@ def test_readiness_names_what_is_missing(settings: Settings, store: Store) -> No
     try:
         assert plane.ready() == {"database": True, "storage": True, "ray": True}
         ray_jobs.reachable = False
-        Path(settings.storage).rmdir()
+        shutil.rmtree(settings.storage)
         ready = plane.ready()
         assert ready["database"] is True
         assert "does not answer" in str(ready["ray"])
