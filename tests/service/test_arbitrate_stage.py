@@ -14,6 +14,7 @@ from service.artifacts import plan_path
 from service.stages.arbitrate import trial_training
 from service.states import Desired, JobState
 from service.store import Store
+from workers.seals import read_sealed
 from workers.training.config import TrainConfig
 
 TASKS = ("art", "clipart", "photo")
@@ -76,7 +77,7 @@ def plant(folder: Path, unit: str, per_image: dict[str, list[float]]) -> None:
 
 
 def arbitration(folder: Path) -> Arbitration:
-    return Arbitration.model_validate_json((folder / "arbitration.json").read_text())
+    return Arbitration.model_validate(read_sealed(folder / "arbitration.json"))
 
 
 def test_an_arbitrated_job_tests_groups_and_trains_the_plan_that_follows(make_world, spec):
