@@ -32,7 +32,7 @@ CASES = int(os.environ.get("COHORT_TEST_FUZZ_CASES", "1000"))
 STEPS = 25
 MAY_BE_AWAY = ("/readyz", "/dashboard/{path}")
 """Paths that hang on a Ray, of which there is none here."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 @pytest.fixture

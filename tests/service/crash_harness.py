@@ -79,7 +79,8 @@ class Scenario:
     def user(self, home: "Installation", job: Job) -> None:
         """Does what is to be done now; repeatable, as every verb is."""
         if self.deaf:
-            home.store.set_desired(job.id, Desired.CANCEL)
+            if job.is_active:
+                home.store.set_desired(job.id, Desired.CANCEL)
         elif self.pauses and not home.paused and job.state == JobState.TRAINING:
             home.store.set_desired(job.id, Desired.PAUSE)
             home.paused = True
