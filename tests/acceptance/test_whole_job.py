@@ -67,12 +67,19 @@ def test_a_job_goes_the_whole_way_and_its_bundle_predicts(
     service = serve(root)
     client = service.client
     spec = _job(root / "clip", folders)
+    estimate = client.estimate(spec)
     job = client.submit(spec, idempotency_key="once")
     assert client.submit(spec, idempotency_key="once").id == job.id
     events = list(client.watch(job.id))
     job = client.wait(job.id, timeout=240)
     assert job.state == "SUCCEEDED", (job.state, job.reason, client.log(job.id, "driver"))
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
+
+    estimate = client.wait_for_estimate(estimate.id, timeout=240)
+    assert estimate.forecast is not None, (estimate.state, estimate.reason)
+    assert estimate.forecast.memory.fits and estimate.forecast.workers == 2 and not estimate.forecast.problems
+    assert estimate.forecast.seconds is not None and 0 < estimate.forecast.seconds.low < estimate.forecast.seconds.high
+    assert [found.id for found in client.jobs()] == [job.id]
 
     results = client.results(job.id)
     assert {row.task for row in results.results} == set(folders)
