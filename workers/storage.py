@@ -254,7 +254,8 @@ def _remote_info(path: str, found: Mapping[str, Any]) -> FileInfo:
     if found["type"] != "file":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), found["name"])
     time = found.get("LastModified") or found.get("last_modified") or found.get("updated") or found.get("mtime")
-    modified = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
+    told = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
+    modified = told.astimezone(UTC)  # each store has a zone class of its own
     tag = str(found.get("ETag") or found.get("etag") or f"{modified.timestamp()}-{found['size']}")
     return FileInfo(path, found["size"], modified, tag.strip('"'))
 

@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+from datetime import UTC
 from pathlib import Path
 from typing import get_args
 
@@ -48,6 +49,7 @@ def test_the_same_calls_hold_for_folders_and_object_stores(storage: Path):
     write(place, b"hello")
     assert read_range(place, 1, 3) == b"el" and place.read_bytes() == b"hello"
     assert [(found.path, found.size) for found in files_below(storage)] == [("jobs/a/x.json", 5)]
+    assert all(found.modified_at.tzinfo is UTC for found in files_below(storage))
     assert [path.parent.name for path in storage.glob("jobs/*/x.json")] == ["a"]
     before = next(files_below(storage)).tag
     write(place, b"other")
