@@ -1,6 +1,9 @@
 """Laws of the migrations: they make exactly the tables, whole or not at all, and never touch what is not theirs."""
 
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,6 +65,29 @@ def test_a_migration_that_breaks_leaves_everything_as_it_was_and_the_next_try_fi
     with store.read() as connection:
         assert connection.execute(text("SELECT colour FROM jobs")).scalars().all() == ["red"]
     assert store.get_job(job.id) == job  # this version goes on reading what a newer one has expanded
+
+
+REVISIONS = sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("0*.py"))
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_a_migration_that_is_killed_at_any_step_is_finished_by_the_next_start(
+    kind: str, revision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}" if kind == "file" else request.getfixturevalue("postgres_url")
+    code = "import sys; from service.store import Store; from workers import faults; "
+    code += "faults.arm(sys.argv[2]); Store(sys.argv[1]).create_schema()"
+    killed = subprocess.run([sys.executable, "-c", code, url, f"migrate.{revision}:kill"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    store = Store(url)
+    with store.read() as connection:
+        assert inspect(connection).get_table_names() == []
+    store.create_schema()
+    with store.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    store.create_job(SPEC)
+    store.close()
 
 
 @shared
