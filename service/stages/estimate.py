@@ -34,7 +34,7 @@ def estimate(run: JobRun) -> tuple[JobState, str | None]:
     """
     began = run.store.get_job(run.job).state_since.timestamp()
     run.enter(JobState.VALIDATING)
-    if not run.files.exists(ARTIFACT):
+    if not run.has(ARTIFACT):
         found = _forecast(run, began)
         run.check()
         run.files.write_text(ARTIFACT, found.model_dump_json(indent=1))

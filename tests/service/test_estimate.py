@@ -53,11 +53,11 @@ def test_an_estimate_leaves_nothing_else(estimated, make_spec):
 
 def test_a_dead_estimate_is_gone_on_with_and_a_written_one_is_not_made_again(estimated, make_spec):
     world, job = estimated(make_spec())
-    told = (world.folder(job) / "estimate.json").read_bytes()
+    told = world.files(job).read_text("estimate.json")
     again, _ = world.store.create_job(make_spec(), purpose="estimate")
-    world.files(again.id).write_text("estimate.json", told.decode())
+    world.files(again.id).write_text("estimate.json", told)
     assert world.attempt(again.id) == JobState.SUCCEEDED
-    assert (world.folder(again.id) / "estimate.json").read_bytes() == told
+    assert world.files(again.id).read_text("estimate.json") == told
 
 
 @pytest.mark.parametrize("sharing", ["alone", "all"])
