@@ -8,7 +8,7 @@ from service.tables import metadata
 from workers import faults
 
 
-def _applied(**what: Any) -> None:
+def _applied(*_: Any, **what: Any) -> None:
     faults.point(f"migrate.{what['step'].up_revision_id}")
 
 
