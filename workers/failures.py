@@ -35,7 +35,7 @@ class DataError(ValueError):
 _MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "low on memory")
 _NETWORK = frozenset({errno.EBUSY, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH})
 """Of an OSError that will pass: object stores say EBUSY for `slow down`."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GONE = frozenset(
     {
         "ConnectionError",

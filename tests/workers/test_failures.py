@@ -51,6 +51,7 @@ def test_only_a_lack_of_room_is_full():
     assert [name for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES") if is_full(os_error(name))] == [
         "ENOSPC",
         "EDQUOT",
+        "EFBIG",
     ]
 
 
