@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,20 +110,18 @@ def write(place: Path, content: bytes, site: Site = "file") -> None:
 
     OSError says what could not be written and what to do; nothing is left of the attempt.
     """
-    try:
+    with writing(place):
         if is_remote(place):
             faults.point(f"write.{site}")
             _filesystem(place).pipe_file(_key(place), content)
         else:
             _write_local(place, content, site)
-    except OSError as error:
-        raise _told(error, place) from error
 
 
 def append(place: Path, text: str) -> None:
     """Adds to a log.  An object store's object is written anew, so a log has one writer."""
     content = text.encode(errors="backslashreplace")
-    try:
+    with writing(place):
         if is_remote(place):
             faults.point("write.log")
             before = place.read_bytes() if place.exists() else b""
@@ -133,8 +131,19 @@ def append(place: Path, text: str) -> None:
             with place.open("ab") as file:
                 faults.point("write.log")
                 file.write(content)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """An OSError within says that the place could not be written and what to do; one without a number stays."""
+    try:
+        yield
     except OSError as error:
-        raise _told(error, place) from error
+        if error.errno is None:
+            raise
+        advice = _ADVICE.get(error.errno, "See to the storage, then retry the job.")
+        told = f"{place} could not be written: {error.strerror or error}. {advice}"
+        raise OSError(error.errno, told) from error
 
 
 def move(source: Path, target: Path, site: Site) -> None:
@@ -227,14 +236,6 @@ def _write_local(place: Path, content: bytes, site: Site) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _told(error: OSError, place: Path) -> OSError:
-    """The same error with the place and what to do; one without a number stays as it is."""
-    if error.errno is None:
-        return error
-    advice = _ADVICE.get(error.errno, "See to the storage, then retry the job.")
-    return OSError(error.errno, f"{place} could not be written: {error.strerror or error}. {advice}")
 
 
 def _filesystem(place: Path) -> Any:

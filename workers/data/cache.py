@@ -14,12 +14,15 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from workers import faults
 from workers.data.decoding import decode_rgb
 from workers.data.resizing import Resize, resize_image
+from workers.storage import writing
 
 NUM_THREADS = min(8, len(os.sched_getaffinity(0)))
 """Threads that decode or check images; Pillow and zlib let go of the interpreter while they work."""
@@ -75,11 +78,14 @@ class ImageCache:
     def pack(self, contents: Sequence[bytes], read: Callable[[int], bytes]) -> np.ndarray:
         """The images with these contents, all added before, as a read-only uint8 map [images, 3, size, size].
 
-        `read(i)` gives the encoded bytes again, for an image whose only decoded copy turns out to be damaged.
+        `read(i)` gives the encoded bytes again, for an image whose only decoded copy turns out to be damaged.  OSError
+        says what could not be written and what to do; nothing is left of the attempt.
         """
         path = self._folder / f"{hashlib.sha256(b''.join(contents)).hexdigest()}.pack"
         if not self._is_sound(path):
-            self._write(path, contents, read)
+            self._find_all(contents, read)
+            with writing(path):
+                self._write(path, contents)
         shape = (len(contents), 3, self._resize.size, self._resize.size)
         return np.memmap(path, dtype=np.uint8, mode="r", offset=_header_bytes(len(contents)), shape=shape)
 
@@ -89,9 +95,10 @@ class ImageCache:
             row = self._rows.setdefault(content, len(self._rows))
         # Every content has a place of its own, so threads write side by side; the same content is the same bytes.
         written = 0
-        while written < len(pixels):
-            place = row * self._image_bytes + written
-            written += os.pwrite(self._scratch.fileno(), pixels[written:], place)
+        with writing(self._folder):
+            while written < len(pixels):
+                place = row * self._image_bytes + written
+                written += os.pwrite(self._scratch.fileno(), pixels[written:], place)
 
     def _find(self, content: bytes) -> bytes | None:
         """The decoded image from the scratch file or a pack; None if no sound copy is left."""
@@ -105,28 +112,37 @@ class ImageCache:
             return None
         return pixels if zlib.crc32(pixels) == checksum else None
 
-    def _write(self, path: Path, contents: Sequence[bytes], read: Callable[[int], bytes]) -> None:
+    def _find_all(self, contents: Sequence[bytes], read: Callable[[int], bytes]) -> None:
+        """Decodes again what has no sound copy left."""
+        for index, content in enumerate(contents):
+            if self._find(content) is None:
+                encoded = read(index)
+                if hashlib.sha256(encoded).digest() != content:
+                    raise ValueError("An image changed while its task was being loaded. Load the task again.")
+                self._decode(content, encoded)
+
+    def _write(self, path: Path, contents: Sequence[bytes]) -> None:
         # The lock is ours alone, and so is a name made from it: what a killed process left there is overwritten.
         temporary = self._lock_path.with_suffix(".tmp")
         checksums = []
-        with open(temporary, "wb") as file:
-            file.seek(_header_bytes(len(contents)))
-            for index, content in enumerate(contents):
-                pixels = self._find(content)
-                if pixels is None:
-                    encoded = read(index)
-                    if hashlib.sha256(encoded).digest() != content:
-                        raise ValueError("An image changed while its task was being loaded. Load the task again.")
-                    self._decode(content, encoded)
+        try:
+            with open(temporary, "wb") as file:
+                file.seek(_header_bytes(len(contents)))
+                for content in contents:
                     pixels = self._find(content)
                     assert pixels is not None
-                checksums.append(zlib.crc32(pixels))
-                file.write(pixels)
-            file.seek(0)
-            file.write(_header(contents, checksums))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+                    checksums.append(zlib.crc32(pixels))
+                    file.write(pixels)
+                faults.point("write.pack")
+                file.seek(0)
+                file.write(_header(contents, checksums))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except Exception:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         folder = os.open(self._folder, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)

@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workers import faults
 from workers.data.config import TaskConfig
 from workers.data.dataset import Resize, load_task
 from workers.data.roots import DataRoots
+from workers.failures import FailureClass, classify, is_full
 
 RESIZE = Resize(8)
 ROOM = Path(__file__).parents[3]
@@ -166,6 +170,32 @@ def test_what_a_killed_builder_left_behind_does_no_harm(pets):
     load(pets)
     assert not list(pack.parent.glob("*.tmp"))
     assert packs(pets) == [pack]
+
+
+@pytest.mark.parametrize(("action", "number"), [("full", errno.ENOSPC), ("io", errno.EIO), ("denied", errno.EACCES)])
+def test_a_pack_that_cannot_be_written_leaves_nothing_and_says_what_to_do(pets, action, number):
+    faults.arm(f"write.pack:{action}")
+    try:
+        with pytest.raises(OSError, match=r"\.pack could not be written: .* then retry the job") as failed:
+            load(pets)
+    finally:
+        faults.arm("")
+    assert failed.value.errno == number and classify(failed.value) is FailureClass.STORAGE
+    assert {path.suffix for path in (pets.parent / "cache").rglob("*") if path.is_file()} == {".lock"}
+    assert load(pets).train.images.shape[0] == 6
+
+
+def test_a_disk_that_fills_up_while_images_are_decoded_ends_the_load_and_thins_no_data(pets):
+    """A limit on the size of files stands in for the disk's end: it comes in the middle of real writing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="could not be written: File too large. .* then retry the job") as failed:
+            load(pets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert is_full(failed.value) and classify(failed.value) is FailureClass.STORAGE
+    assert {path.suffix for path in (pets.parent / "cache").rglob("*") if path.is_file()} == {".lock"}
 
 
 LOADER = """
