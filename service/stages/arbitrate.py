@@ -19,7 +19,7 @@ from service.measurements import read_measurement, task_costs
 from service.scores import in_words
 from service.stages.aside import aside
 from service.stages.passes import Landing, run_passes
-from service.stages.run import JobRun
+from service.stages.run import JobRun, StageFailed
 from service.stages.units import can_share
 from service.stages.validate import class_lists, datasets
 from workers.failures import FailureClass
@@ -119,6 +119,8 @@ class Trials(Landing):
         self._run = run
         self._results: list[ValidationResult] = []
         self._ended: set[str] = set()
+        self._unwritten: list[str] = []
+        """Why trials are missing whose files storage did not take: that says nothing of their groups."""
         self._num_train = {name: found["num_train"] for name, found in datasets(run).items()}
         self._classes = class_lists(run)
         self._training = trial_training(run.spec.training, run.spec.grouping.arbitrate_share, self._num_train)
@@ -140,6 +142,8 @@ class Trials(Landing):
                 data={"groups": {unit.id: list(unit.tasks) for unit in missing}},
             )
         run_passes(self._run, missing, {unit.id: self._training for unit in missing}, self)
+        if self._unwritten:
+            raise StageFailed("; ".join(self._unwritten), failure=FailureClass.STORAGE)
 
     def price(self, groups: Sequence[Sequence[str]]) -> str:
         """What the trials took beside the training of the plan's groups, which is the same for every plan."""
@@ -170,6 +174,9 @@ class Trials(Landing):
 
     def fail(self, unit: GroupUnit, reason: str, failure: FailureClass) -> None:
         self._run.check()  # an attempt that is over has nothing to say about its units
+        if failure is FailureClass.STORAGE:
+            self._unwritten.append(f"{unit.id}: {reason}")
+            return
         self._keep(unit, {"group": unit.id, "tasks": unit.tasks, "failure": reason})
 
     def _keep(self, unit: GroupUnit, record: dict) -> None:
