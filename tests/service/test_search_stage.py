@@ -54,6 +54,8 @@ class Ended(Running):
 
     def stop(self) -> None: ...
 
+    def abandon(self) -> None: ...
+
 
 class ScriptedLauncher(InlineLauncher):
     """Works in this process, but a search's trials are written down and not run: trials by scope."""

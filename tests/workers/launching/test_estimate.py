@@ -37,7 +37,7 @@ def test_a_pass_in_small_trains_evaluates_and_leaves_nothing(make_pass, tmp_path
     assert tried.setup > 0 and tried.rest > 0 and tried.images == 3 * 4
     assert tried.rest_images == 3 * (SAMPLE["val"] + SAMPLE["test"])
     assert set(tried.sizes) == {"g1", "g2"} and tried.sizes["g1"] > tried.sizes["g2"] > 0
-    assert 0 < tried.peak and 0 < tried.available
+    assert tried.peak > 0 and tried.available > 0
     assert not any(tmp_path.iterdir())
 
 
