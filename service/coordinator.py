@@ -8,11 +8,11 @@ import logging
 import random
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from service.clock import Clock, SystemClock
 from service.endings import Ending, deadline_reason, what_follows
 from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease
 from service.queue import RAY_AWAY, Holding, line_up, seat
@@ -44,20 +44,18 @@ class Coordinator:
         store: Store,
         ray_jobs: DriverJobs,
         settings: Settings,
-        clock: Callable[[], float] | None = None,
+        clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """
         Args:
-            clock: seconds since 1970, as the store's `now` gives them, and for spans of time, too.  Left out: this
-                machine's, and for spans one that nobody can set.
+            clock: the time as the store's `now` gives it.  Left out: this machine's.
             chance: a number in [0, 1), for the waits before retries.
         """
         self._store = store
         self._ray = ray_jobs
         self._settings = settings
-        self._clock = clock or time.time
-        self._span_clock = clock or time.monotonic
+        self._clock = clock or SystemClock()
         self._chance = chance
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
@@ -99,29 +97,29 @@ class Coordinator:
         """
         if not self._acts():
             return
-        for job in self._store.jobs_to_settle(self._clock()):
+        for job in self._store.jobs_to_settle(self._clock.time()):
             self._settle(job)
         answers = self._ray.alive()
         if self.ray_answers and not answers:
             log.warning("Ray does not answer; jobs wait")
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
-            waiting = self._store.startable_jobs(self._clock())
+            waiting = self._store.startable_jobs(self._clock.time())
             away = {job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY}
             self._store.set_waits(away, fence=self._fence)
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
-        if self._clock() >= self._sweep_at:
-            self._sweep_at = self._clock() + SWEEP_SECONDS
+        if self._clock.time() >= self._sweep_at:
+            self._sweep_at = self._clock.time() + SWEEP_SECONDS
             self._sweep()
         self._seat()
 
     def _acts(self) -> bool:
         """Whether this control plane holds the lease; it is renewed long before it runs out."""
-        if self._fence is not None and self._span_clock() < self._renew_at:
+        if self._fence is not None and self._clock.monotonic() < self._renew_at:
             return True
-        asked_at = self._span_clock()
+        asked_at = self._clock.monotonic()
         held = self._store.hold_lease(self._holder, self._settings.lease_seconds, self._fence)
         if held is not None and self._fence is None:
             self._store.set_draining(False)  # whoever drained is gone
@@ -149,7 +147,7 @@ class Coordinator:
 
     def _seat(self) -> None:
         """Starts the jobs whose turn it is, and tells the others what they wait for."""
-        waiting = self._store.startable_jobs(self._clock())
+        waiting = self._store.startable_jobs(self._clock.time())
         if not waiting:
             return
         running = self._store.active_jobs()
@@ -183,7 +181,7 @@ class Coordinator:
         """An attempt owns this job: is its driver there, and does it listen?"""
         assert job.submission_id is not None, f"{job.id} is {job.state} without a submission id"
         status = self._ray.status(job.submission_id)
-        fresh = job.state == JobState.STARTING and self._clock() - job.state_since.timestamp() < SUBMIT_SECONDS
+        fresh = job.state == JobState.STARTING and self._clock.time() - job.state_since.timestamp() < SUBMIT_SECONDS
         grace = self._settings.cancel_grace_seconds
         if status is None and fresh and job.desired == Desired.RUN:
             self._submit(job, job.attempt)  # we, or one before us, died between the two steps
@@ -216,7 +214,7 @@ class Coordinator:
         Signs are only told apart, never compared with a clock: those of two machines may disagree by hours.
         """
         assert job.submission_id is not None
-        sign, now = (job.seen_at, job.state_since), self._span_clock()
+        sign, now = (job.seen_at, job.state_since), self._clock.monotonic()
         known, since = self._signs.get(job.submission_id, (None, now))
         if known != sign:
             since = now
@@ -244,7 +242,7 @@ class Coordinator:
             except JobNotFound:
                 continue
             owns = job.is_active and job.submission_id == submission
-            if owns or self._clock() - job.state_since.timestamp() <= LEAVE_SECONDS:
+            if owns or self._clock.time() - job.state_since.timestamp() <= LEAVE_SECONDS:
                 continue
             try:
                 if self._ray.stop(submission):
@@ -282,11 +280,11 @@ class Coordinator:
             chance=self._chance,
         )
         state = JobState.FAILED if follows.seconds is None else JobState.QUEUED
-        fields = {"failures": follows.failures, "not_before": self._clock() + (follows.seconds or 0.0)}
+        fields = {"failures": follows.failures, "not_before": self._clock.time() + (follows.seconds or 0.0)}
         self._move(job, state, reason=follows.reason, failure=follows.failure, **fields)
 
     def _overdue(self, job: Job, *, by: float = 0.0) -> bool:
-        return job.deadline_at is not None and self._clock() - job.deadline_at.timestamp() >= by
+        return job.deadline_at is not None and self._clock.time() - job.deadline_at.timestamp() >= by
 
     def _fail_overdue(self, job: Job, **fields: Any) -> None:
         self._move(job, JobState.FAILED, reason=deadline_reason(job.spec), failure=FailureClass.TIMEOUT, **fields)
@@ -296,4 +294,4 @@ class Coordinator:
         self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
 
     def _waited(self, job: Job) -> float:
-        return self._clock() - job.desired_since.timestamp()
+        return self._clock.time() - job.desired_since.timestamp()

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from service.artifacts import JobFiles
+from service.clock import FakeClock
 from service.coordinator import Coordinator
 from service.driver import run_job
 from service.ray_jobs import FakeRayJobs
@@ -103,7 +104,7 @@ class Installation:
 
     url: str
     root: Path
-    time: float = 1_800_000_000.0
+    clock: FakeClock = field(default_factory=FakeClock)
     paused: bool = False
     deaths: list[str] = field(default_factory=list)
     passed: dict[str, int] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class Installation:
         self.store.create_schema()
 
     def open(self) -> Store:
-        self._opened.append(Store(self.url, now=lambda: self.time))
+        self._opened.append(Store(self.url, now=self.clock.time))
         return self._opened[-1]
 
     def settings(self, name: str) -> Settings:
@@ -130,7 +131,7 @@ class Installation:
 
     def run(self, scenario: Scenario, plan: str, rng: random.Random) -> tuple[Job, float]:
         """Plays the scenario under a plan of faults to its end: the job, and how many seconds it took."""
-        began, names = self.time, count()
+        began, names = self.clock.time(), count()
         key = f"{scenario.name}-{plan}-{rng.random()}"
         faults.arm(plan)
         try:
@@ -142,7 +143,7 @@ class Installation:
                     self.store = self._again(self.store)
             self.paused = False
             for _ in range(LOOKS):
-                self.time += 1.0
+                self.clock.advance(1.0)
                 if self._survives(lambda acts=coordinator: (acts.tick(), True)) is None:
                     # started again in its own home, which may act at once; or another one takes over in a while
                     name = "0" if rng.random() < 0.5 else str(next(names))
@@ -153,11 +154,11 @@ class Installation:
                     break
                 if self._survives(lambda job=job: (scenario.user(self, job), True)) is None:
                     self.store = self._again(self.store)
-            seconds = self.time - began
+            seconds = self.clock.time() - began
             self.passed = faults.passed()
             faults.arm("")
             for _ in range(3):  # whatever is left over has gone within a minute
-                self.time += 20.0
+                self.clock.advance(20.0)
                 coordinator.tick()
             return job, seconds
         finally:
@@ -189,9 +190,6 @@ class Installation:
     def _control_plane(self, name: str, rng: random.Random) -> Coordinator:
         chance = random.Random(rng.random())
         return Coordinator(self.open_like(), self.ray, self.settings(name), clock=self.clock, chance=chance.random)
-
-    def clock(self) -> float:
-        return self.time
 
     def open_like(self) -> Store:
         """A process's own store, where the database can be shared by processes."""

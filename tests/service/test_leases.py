@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.clock import FakeClock
 from service.coordinator import Coordinator
 from service.errors import StaleLease
 from service.ray_jobs import FakeRayJobs
@@ -17,35 +18,27 @@ from tests.databases import Stores, shared
 SPEC = parse_spec("{name: office, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(make_store: Stores, clock: Clock) -> Store:
+def store(make_store: Stores, clock: FakeClock) -> Store:
     found = make_store()
-    found.now = clock
+    found.now = clock.time
     return found
 
 
-def test_a_lease_has_one_holder_until_it_runs_out(store: Store, clock: Clock) -> None:
+def test_a_lease_has_one_holder_until_it_runs_out(store: Store, clock: FakeClock) -> None:
     token = store.hold_lease("a", 30)
     assert token is not None
     assert store.hold_lease("b", 30) is None
-    clock.time += 29
+    clock.advance(29)
     assert store.hold_lease("a", 30, token) == token  # renewed
-    clock.time += 29
+    clock.advance(29)
     assert store.hold_lease("b", 30) is None
-    clock.time += 2
+    clock.advance(2)
     later = store.hold_lease("b", 30)
     assert later is not None and later > token
     assert store.hold_lease("a", 30, token) is None
@@ -83,14 +76,14 @@ def test_many_ask_at_once_and_one_gets_it(make_store: Stores) -> None:
 
 
 @pytest.fixture
-def coordinators(store: Store, clock: Clock, tmp_path: Path) -> list[Coordinator]:
+def coordinators(store: Store, clock: FakeClock, tmp_path: Path) -> list[Coordinator]:
     ray = FakeRayJobs()
     homes = [Settings(home=tmp_path / name, lease_seconds=30.0) for name in ("one", "two")]
     return [Coordinator(store, ray, settings, clock=clock) for settings in homes]
 
 
 def test_of_two_control_planes_one_acts_and_the_other_takes_over_when_it_falls_silent(
-    store: Store, clock: Clock, coordinators: list[Coordinator]
+    store: Store, clock: FakeClock, coordinators: list[Coordinator]
 ) -> None:
     one, two = coordinators
     job = store.create_job(SPEC)[0].id
@@ -100,7 +93,7 @@ def test_of_two_control_planes_one_acts_and_the_other_takes_over_when_it_falls_s
     waiting = store.create_job(SPEC)[0].id
     two.tick()
     assert store.get_job(waiting).state == JobState.QUEUED
-    clock.time += 31  # the first is stopped in the middle of its look
+    clock.advance(31)  # the first is stopped in the middle of its look
     two.tick()
     assert store.get_job(waiting).state == JobState.STARTING
     with pytest.raises(StaleLease):  # it wakes up, and goes on with what it saw before

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from grouping.plan import trivial_plan
+from service.clock import FakeClock
 from service.coordinator import LEAVE_SECONDS, SWEEP_SECONDS, Coordinator
 from service.errors import Conflict, IdempotencyConflict, IllegalMove, JobFinished, QuotaExceeded, StaleLease
 from service.ray_jobs import FakeRayJobs
@@ -48,9 +49,9 @@ class ControlPlaneModel(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.time = 1_800_000_000.0
+        self.clock = FakeClock()
         self.home = TemporaryDirectory()
-        self.store = Store("sqlite://", now=lambda: self.time)
+        self.store = Store("sqlite://", now=self.clock.time)
         self.ray = FakeRayJobs()
         self.ended: dict[str, Job] = {}
         self.sleeper: Coordinator | None = None
@@ -69,7 +70,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
             lease_seconds=30.0,
             stall_seconds=300.0,
         )
-        self.coordinator = Coordinator(self.store, self.ray, config, clock=lambda: self.time, chance=lambda: 0.5)
+        self.coordinator = Coordinator(self.store, self.ray, config, clock=self.clock, chance=lambda: 0.5)
 
     # users
 
@@ -122,7 +123,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 7.0, 31.0, 400.0]))
     def look(self, seconds: float) -> None:
-        self.time += seconds
+        self.clock.advance(seconds)
         self.tick()
 
     @rule()
@@ -134,16 +135,16 @@ class ControlPlaneModel(RuleBasedStateMachine):
         assert self.coordinator.fence is not None
         for job in self.all():
             if job.state in WAITING and job.deadline_at is not None:
-                assert job.deadline_at.timestamp() > self.time, "a waiting job outlived its deadline"
+                assert job.deadline_at.timestamp() > self.clock.time(), "a waiting job outlived its deadline"
         if not self.ray.reachable:
             return
         active = self.store.active_jobs()
         for job in active:
-            overdue = job.deadline_at is not None and self.time - job.deadline_at.timestamp() >= GRACE
+            overdue = job.deadline_at is not None and self.clock.time() - job.deadline_at.timestamp() >= GRACE
             assert not overdue, "a job outlived its deadline, and the grace after it"
             assert not job.at_once, "a cancel that was to be at once was not"
         room = len(active) < 2
-        for waiting in self.store.startable_jobs(self.time):
+        for waiting in self.store.startable_jobs(self.clock.time()):
             assert waiting.waits_for is not None, "a job that could start was neither started nor told why not"
             assert waiting.waits_for.startswith("Quota") or not room, "room was left empty"
 
@@ -174,7 +175,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
             case "restart":  # killed in between two looks
                 self.new_coordinator(self.acts)
             case "takeover":
-                self.time += 31
+                self.clock.advance(31)
                 self.sleeper = self.coordinator
                 self.new_coordinator("second" if self.acts == "first" else "first")
                 self.tick()
@@ -306,7 +307,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
         for _ in range(200 + 20 * len(self.all())):
             if all(job.is_finished for job in self.all()):
                 break
-            self.time += 31
+            self.clock.advance(31)
             self.coordinator.tick()
             for submission, job_id in self.ray.unfinished().items():
                 job = self.store.get_job(job_id)
@@ -316,7 +317,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
                         self.ray.finish(submission, "SUCCEEDED")
         assert all(job.is_finished for job in self.all()), [(job.id, job.state) for job in self.all()]
         for _ in range(3):
-            self.time += SWEEP_SECONDS + LEAVE_SECONDS
+            self.clock.advance(SWEEP_SECONDS + LEAVE_SECONDS)
             self.coordinator.tick()
         assert self.ray.unfinished() == {}
         self.store.close()
