@@ -130,7 +130,10 @@ def _points(progress: Progress) -> list[dict]:
 
 
 def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
-    """Asks all to end and waits for their checkpoints, but not for ever: closing the launcher ends the rest."""
+    """Asks all to end and waits for their checkpoints, but not for ever: closing the launcher ends the rest.
+
+    Nothing is waited for that still waits for a device itself, or for its process to start.
+    """
     for each in running:
         each.stop()
     deadline = time.monotonic() + seconds
@@ -138,10 +141,11 @@ def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
         run.launcher.wait(running, min(run.settings.poll_seconds, MAX_POLL_SECONDS))
         for ended, outcome in _poll(run, running):
             running.remove(ended)
-            for unit in ended.work.groups:
-                if unit.kind not in WITHOUT_ROW:
-                    state = "failed" if outcome.kind == "failed" else "stopped"
-                    run.update_group(unit.id, state=state, reason=outcome.error or None)
+            _end_rows(run, ended.work, "failed" if outcome.kind == "failed" else "stopped", outcome.error)
+        for each in [each for each in running if not each.has_begun]:
+            running.remove(each)
+            each.abandon()
+            _end_rows(run, each.work, "stopped")
     for each in running:
         groups = ", ".join(unit.id for unit in each.work.groups)
         run.event(
@@ -150,6 +154,12 @@ def _wind_down(run: JobRun, running: list[Running], seconds: float) -> None:
             level="warning",
         )
         each.abandon()
+
+
+def _end_rows(run: JobRun, work: Work, state: str, reason: str = "") -> None:
+    for unit in work.groups:
+        if unit.kind not in WITHOUT_ROW:
+            run.update_group(unit.id, state=state, reason=reason or None)
 
 
 def _grace_seconds(run: JobRun, wish: Interrupted) -> float:

@@ -75,6 +75,10 @@ class Job:
 
     def run(self, script: Script) -> ScriptedLauncher:
         launcher = ScriptedLauncher(script)
+        self.run_on(launcher)
+        return launcher
+
+    def run_on(self, launcher: ScriptedLauncher) -> None:
         run_job(
             self.id,
             self.store.start_attempt(self.id),
@@ -83,7 +87,6 @@ class Job:
             launcher=launcher,
             settings=self.settings,
         )
-        return launcher
 
     @property
     def state(self) -> JobState:
@@ -315,18 +318,34 @@ def test_a_work_without_a_sign_of_life_is_ended_and_tried_again(tmp_path):
             return super().start(work)
 
     job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
-    launcher = HangingLauncher(lambda work: None)
-    run_job(
-        job.id,
-        job.store.start_attempt(job.id),
-        store=job.store,
-        files=JobFiles(job.settings.storage, job.id),
-        launcher=launcher,
-        settings=job.settings,
-    )
+    job.run_on(HangingLauncher(lambda work: None))
     assert job.state is JobState.SUCCEEDED
     (told,) = job.events("group_retried")
     assert "gave no sign of life for 3 s" in told.message and told.data["failure"] == "infrastructure"
+
+
+def test_a_job_that_waits_for_a_device_pauses_at_once(tmp_path):
+    """With the usual patience for checkpoints, of which it has none to write."""
+
+    class Unseated(FakeRunning):
+        has_begun = False
+
+        def advance(self, steps: int) -> None:
+            """Its process never starts."""
+
+    class FullLauncher(ScriptedLauncher):
+        def start(self, work: Work) -> FakeRunning:
+            if not isinstance(work, PassWork):
+                return super().start(work)
+            job.store.set_desired(job.id, Desired.PAUSE)
+            self._started.append(running := Unseated(work))
+            return running
+
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
+    job.run_on(FullLauncher(lambda work: None))
+    assert job.state is JobState.PAUSED
+    assert {group.state for group in job.groups.values()} == {"stopped"}
+    assert not job.events("checkpoint_late")
 
 
 def test_what_passes_by_itself_ends_the_attempt_and_not_the_job(job):

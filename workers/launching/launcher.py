@@ -39,6 +39,11 @@ class Running(ABC):
         """Ends the work where it is, without a checkpoint and whether it answers or not; the next poll says so."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it gave a sign of life, as of the last poll: one that did not has nothing to write down."""
+        return True
+
+    @property
     def silent_seconds(self) -> float:
         """Since it last gave a sign of life, as of the last poll; 0 while it waits for its turn or for a device."""
         return 0.0

@@ -62,6 +62,10 @@ class RayRunning(Running):
         return self._is_leaving or (self._outcome is not None and self._outcome.fault in _SPOILT)
 
     @property
+    def has_begun(self) -> bool:
+        return self._alive_at is not None or self.has_ended
+
+    @property
     def silent_seconds(self) -> float:
         return 0.0 if self._alive_at is None or self.has_ended else time.monotonic() - self._alive_at
 
