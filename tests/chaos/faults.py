@@ -166,9 +166,10 @@ def paused_and_resumed(scene: Scene) -> None:
     client = scene.service.client
     for number in range(PAUSES):
         if number:
-            scene.in_training()
+            scene.in_training(latest=number / PAUSES / 2)
         else:
             scene.any_moment()
+        before = scene.position()  # a paused job is in no stage, and none of its groups is under way
         asked = time.monotonic()
         client.pause(scene.job_id)
         client.pause(scene.job_id)
@@ -178,7 +179,7 @@ def paused_and_resumed(scene: Scene) -> None:
             scene.notes.append(f"a pause took {took:.1f} s")
         if scene.job.is_finished:
             return
-        scene.harm(lambda: client.resume(scene.job_id))
+        scene.harm(lambda: client.resume(scene.job_id), before)
 
 
 def head_restarted(scene: Scene) -> None:

@@ -20,6 +20,8 @@ RECOVERY_SECONDS = 400.0
 CLEARLY = 20
 """Steps that a group must have gained on what was known of it when it was struck: more than a driver hears late."""
 _RANKS = {state: number for number, state in enumerate(JobState)}
+Position = tuple[int, dict[str, int]]
+"""A stage, and the steps of the groups that are under way."""
 _BEFORE_STAGES = (JobState.QUEUED, JobState.STARTING, JobState.PAUSED)
 
 
@@ -60,9 +62,9 @@ class Scene:
             time.sleep(0.05)
         self._not_over()
 
-    def in_training(self) -> str:
-        """Waits for a step at random of a group; the group's id."""
-        aim = self.chance.uniform(0.05, 0.6)
+    def in_training(self, latest: float = 0.6) -> str:
+        """Waits for a step at random of a group, within that share of its steps; the group's id."""
+        aim = self.chance.uniform(0.05, latest)
 
         def beyond() -> str | None:
             self._not_over()
@@ -103,9 +105,9 @@ class Scene:
 
     # what
 
-    def harm(self, blow: Callable[[], Any]) -> None:
-        """Strikes, and waits until the job has got further than it was when struck."""
-        before = self._position()
+    def harm(self, blow: Callable[[], Any], before: Position | None = None) -> None:
+        """Strikes, and waits until the job has got further than it was when struck, or than `before`."""
+        before = before or self.position()
         struck_at = time.monotonic()
         blow()
         wait_until(lambda: self._is_beyond(before), seconds=RECOVERY_SECONDS, what="the job goes on")
@@ -118,13 +120,13 @@ class Scene:
         except ProcessLookupError as error:
             raise Missed(f"process {pid} had ended") from error
 
-    def _position(self) -> tuple[int, dict[str, int]]:
+    def position(self) -> Position:
         """The stage, and the steps of all groups that are under way."""
         job = self._not_over()
         groups = self.service.client.groups(self.job_id).groups
         return _RANKS[job.state], {group.id: group.step for group in groups if group.state == "running"}
 
-    def _is_beyond(self, before: tuple[int, dict[str, int]]) -> bool:
+    def _is_beyond(self, before: Position) -> bool:
         """Whether a later stage has begun, or every group that was under way is clearly further or done."""
         job = self.job
         if job.is_finished:
