@@ -328,7 +328,9 @@ def test_a_job_that_waits_for_a_device_pauses_at_once(tmp_path):
     """With the usual patience for checkpoints, of which it has none to write."""
 
     class Unseated(FakeRunning):
-        has_begun = False
+        @property
+        def has_begun(self) -> bool:
+            return False
 
         def advance(self, steps: int) -> None:
             """Its process never starts."""
