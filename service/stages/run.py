@@ -96,10 +96,9 @@ class JobRun:
                 "id": unit.id,
                 "kind": unit.kind,
                 "tasks": unit.tasks,
-                "num_steps": unit.num_steps,
-                "images_per_step": unit.images_per_step if unit.num_steps else 0,
                 "texts_per_step": unit.texts_per_step,
             }
+            | ({"num_steps": unit.num_steps, "images_per_step": unit.images_per_step} if unit.num_steps else {})
             for unit in units
         ]
         self._landed(self.store.put_groups(self.job, rows, attempt=self.attempt))

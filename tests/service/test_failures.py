@@ -350,6 +350,22 @@ def test_a_job_that_waits_for_a_device_pauses_at_once(tmp_path):
     assert not job.events("checkpoint_late")
 
 
+def test_a_shared_prompt_that_is_trained_keeps_its_steps_through_a_pause(tmp_path):
+    def paused(work: Work) -> None:
+        if isinstance(work, PassWork):
+            job.store.set_desired(job.id, Desired.PAUSE)
+
+    job = Job(tmp_path, method={"kind": "mmap"})
+    job.run(paused)
+    assert job.state is JobState.PAUSED
+    trained = job.groups["shared"]
+    assert trained.state == "done" and trained.step == trained.num_steps > 0
+    job.store.set_desired(job.id, Desired.RUN)
+    job.run(lambda work: None)
+    assert job.state is JobState.SUCCEEDED
+    assert job.groups["shared"].num_steps == trained.num_steps
+
+
 def test_what_passes_by_itself_ends_the_attempt_and_not_the_job(job):
     def script(work: Work) -> Outcome | None:
         raise ConnectionResetError("the cluster is away")
