@@ -28,6 +28,7 @@ def list_artifacts(job_id: str, views: ViewsOf) -> wire.ArtifactList:
     return views.artifacts(job_id)
 
 
+@router.head("/artifacts/{path:path}", include_in_schema=False)
 @router.get("/artifacts/{path:path}", summary="Fetch a file", response_class=FileResponse)
 def fetch(
     job_id: str,
@@ -36,10 +37,11 @@ def fetch(
     views: ViewsOf,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The file's bytes.  Understands `Range`, `If-Range` and `If-None-Match`."""
+    """The file's bytes.  Understands `Range`, `If-Range` and `If-None-Match`; a HEAD tells the headers alone."""
     return file_answer(job_id, path, request, views, if_none_match)
 
 
+@router.head("/report", include_in_schema=False)
 @router.get("/report", summary="The report, as a page", response_class=FileResponse)
 def report(
     job_id: str, request: Request, views: ViewsOf, if_none_match: Annotated[str | None, Header()] = None

@@ -46,6 +46,7 @@ def make(
     return wire_keys.ArtifactLink(url=url, expires_at=datetime.fromtimestamp(until, UTC))
 
 
+@router.head("/links/{token}/{name}", include_in_schema=False)
 @router.get("/links/{token}/{name}", summary="Fetch a file by its link", response_class=FileResponse)
 def follow(
     token: str,

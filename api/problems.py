@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.artifacts import storage_error
 from service.wire import Fault, Problem
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ STATUS: dict[type[Exception], int] = {
     errors.IdempotencyConflict: 422,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.StorageUnavailable: 503,
+    errors.ArtifactDamaged: 500,
     errors.RayUnavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ServiceRunning: 503,
@@ -119,6 +122,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.CohortError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OSError, _unexpected)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -180,7 +184,9 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    """A fault of ours: the log has it, the user is told no internals."""
+    """A fault of the storage's or of ours: the log has it, the user is told no internals."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if (told := storage_error(error)) is not None:
+        return _told(request, told)
     detail = "The service made an error it did not expect; its log has the details. Try again, then report it."
     return problem(request, 500, detail, kind="InternalError")

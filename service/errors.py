@@ -78,6 +78,14 @@ class DatabaseUnavailable(CohortError):
     """The database does not answer, or broke off in the middle."""
 
 
+class StorageUnavailable(CohortError):
+    """The storage of files does not answer, or refuses."""
+
+
+class ArtifactDamaged(CohortError):
+    """A file of a job is not what was written."""
+
+
 class RayUnavailable(CohortError):
     """Ray's Jobs API does not answer; whoever asked waits and asks again."""
 

@@ -3,6 +3,7 @@
 Reads only.  Knows no HTTP: the API hands these on as they are.
 """
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,9 @@ from service.records import Job, standing_plan
 from service.settings import Settings
 from service.store import Store
 from workers.data.config import METRICS
+from workers.seals import Damaged
+
+log = logging.getLogger(__name__)
 
 _REPORT = "bundle/report.html"
 
@@ -149,9 +153,13 @@ class Views:
         return text[:end] if end and len(text) == limit else text
 
     def _json(self, job_id: str, path: str) -> dict[str, Any] | None:
-        """A file of the job that may not be there (yet)."""
+        """A file of the job that may not be there (yet); its driver tells of one that is damaged."""
         files = self.files(job_id)
-        return files.read_json(path) if files.exists(path) else None
+        try:
+            return files.read_json(path) if files.exists(path) else None
+        except Damaged as error:
+            log.warning("%s: %s", job_id, error)
+            return None
 
 
 def _summary(job: Job) -> wire.JobSummary:

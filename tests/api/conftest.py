@@ -72,7 +72,7 @@ def run_to_the_end(control_plane: ControlPlane, job_id: str | None = None) -> st
     attempt = store.start_attempt(job)
     for state in (JobState.VALIDATING, JobState.PROFILING, JobState.GROUPING):
         store.move(job, state, attempt=attempt)
-    files = JobFiles(control_plane.settings.storage, job)
+    files = JobFiles(control_plane.settings.storage_place, job)
     outline = trivial_plan(["a", "b"], "all").outline()
     plan = json.dumps(PLAN)
     store.add_plan(job, outline, lambda n: files.write_text(f"plans/{n}.json", plan), approved=True, attempt=attempt)

@@ -89,7 +89,7 @@ def test_a_fault_of_ours_tells_no_internals(control_plane: ControlPlane, key: st
 
 def test_every_error_of_the_service_has_a_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CohortError)]
-    assert {status_of(kind("x")) for kind in kinds} <= {404, 409, 422, 503}
+    assert {status_of(kind("x")) for kind in kinds} <= {404, 409, 422, 500, 503}
     assert status_of(KeyError("x")) == 500
     assert set(STATUS) <= set(kinds)
 
