@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from service.errors import ArtifactNotFound
+from service.errors import ArtifactDamaged, ArtifactNotFound, CohortError, StorageUnavailable
 from workers.arrays import read_arrays
+from workers.failures import FailureClass, classify
 from workers.seals import Damaged, is_sealed, seal, unseal
 from workers.storage import (
     FileInfo,
@@ -20,6 +21,7 @@ from workers.storage import (
     append,
     describe,
     files_below,
+    has_file,
     is_remote,
     open_place,
     read_range,
@@ -65,6 +67,17 @@ class Artifact:
             yield read_range(self.place, first, min(first + size, stop))
 
 
+def storage_error(error: Exception) -> CohortError | None:
+    """What an error of reading says to whoever asked for a file; None for one that is not the storage's."""
+    if isinstance(error, Damaged):
+        return ArtifactDamaged(f"{error} Retry the job: what is damaged is made again.")
+    if isinstance(error, OSError) or classify(error) is FailureClass.INFRASTRUCTURE:  # an object store's client has own
+        return StorageUnavailable(
+            "The storage of files does not answer, or refuses; the service's log has the details. Try again."
+        )
+    return None
+
+
 class JobFiles:
     """The folder of one job.  Paths are relative to it, with forward slashes; none leads out of it.
 
@@ -83,7 +96,7 @@ class JobFiles:
         return self.root.joinpath(*parts)
 
     def exists(self, relative: str) -> bool:
-        return self.path(relative).exists()
+        return has_file(self.path(relative))
 
     def is_whole(self, relative: str) -> bool:
         """Whether a file is there.  Damaged for JSON or arrays that are not what was written."""
@@ -165,7 +178,7 @@ class JobFiles:
         path = self.path(relative)
         # a link may have been put there; object stores have none
         inside = is_remote(path) or path.resolve().is_relative_to(self.root.resolve())
-        if not inside or not path.is_file():
+        if not inside or not has_file(path):
             raise ArtifactNotFound(f"This job has no file {relative!r:.200} (yet). List the job's artifacts.")
         return path
 

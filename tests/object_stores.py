@@ -60,6 +60,8 @@ class ObjectStore:
             if fault == "503":
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 start_response("503 Slow Down", [("Content-Type", "application/xml")])
+                if method == "HEAD":
+                    return []
                 return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
             if fault == "slow":
                 time.sleep(self.slow_seconds)

@@ -5,6 +5,7 @@ Being one file, it is never half old and half new, as a file and its sum beside 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -28,8 +29,9 @@ def seal(text: str) -> bytes:
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether it begins with a seal; files of older versions do not."""
-    return content.startswith(_BEGIN)
+    """Whether it begins with a seal, or with a damaged one; files of older versions do not."""
+    begin, digest = content[: len(_BEGIN)], content[len(_BEGIN) : len(_BEGIN) + 64]
+    return begin == _BEGIN or re.fullmatch(b"[0-9a-f]{64}", digest) is not None
 
 
 def unseal(content: bytes, *, name: object) -> str:

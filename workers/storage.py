@@ -124,7 +124,7 @@ def append(place: Path, text: str) -> None:
     with writing(place):
         if is_remote(place):
             faults.point("write.log")
-            before = place.read_bytes() if place.exists() else b""
+            before = place.read_bytes() if has_file(place) else b""
             _filesystem(place).pipe_file(_key(place), before + content)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +168,17 @@ def remove_drafts(folder: Path, older_than: float = 0.0) -> None:
             with suppress(FileNotFoundError):
                 if not older_than or time.time() - draft.stat().st_mtime > older_than:
                     draft.unlink()
+
+
+def has_file(place: Path) -> bool:
+    """Whether a file is there.  OSError where the storage does not tell: that is no answer."""
+    if not is_remote(place):
+        return place.is_file()
+    try:
+        describe(place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def describe(place: Path, path: str = "") -> FileInfo:

@@ -6,6 +6,8 @@ import pytest
 
 from service.artifacts import JobFiles
 from service.errors import ArtifactNotFound
+from workers.seals import Damaged
+from workers.storage import write
 
 
 @pytest.fixture
@@ -19,6 +21,22 @@ def test_json_comes_back_and_is_listed(files: JobFiles) -> None:
     assert files.read_json("plans/0.json") == {"groups": [1]}
     assert [info.path for info in files.list()] == ["logs/g1.log", "plans/0.json"]
     assert files.read_range("logs/g1.log", 4, 3) == b"two"
+
+
+def test_no_wrong_bit_in_an_artifact_passes_for_what_was_written(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path, "job-1")
+    place = files.write_json("plans/0.json", {"groups": [1]})
+    whole = place.read_bytes()
+    for at in range(len(whole)):
+        for wrong in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+            place.write_bytes(wrong)
+            with pytest.raises(Damaged, match=r"plans/0\.json is damaged"):
+                files.is_whole("plans/0.json")
+
+
+def test_json_of_older_versions_has_no_seal_and_is_read(files: JobFiles) -> None:
+    write(files.path("plans/0.json"), b'{"groups": [1]}')
+    assert files.read_json("plans/0.json") == {"groups": [1]} and files.is_whole("plans/0.json")
 
 
 def test_a_write_that_fails_leaves_the_old_file(files: JobFiles) -> None:

@@ -1,4 +1,4 @@
-"""What is written is there whole or not at all, in a folder as in an object store, and a reader finds every wrong bit."""
+"""What is written is there whole or not at all, in folders and object stores, and a reader finds every wrong bit."""
 
 import errno
 import pickle
@@ -18,6 +18,7 @@ from workers.storage import (
     Site,
     append,
     files_below,
+    has_file,
     move,
     open_place,
     problem,
@@ -176,3 +177,14 @@ def test_an_object_store_that_stays_away_is_a_failure_that_passes_and_nothing_ha
     object_store.faults = {}
     assert classify(failed.value) is FailureClass.INFRASTRUCTURE
     assert place.read_bytes() == b"before"
+
+
+def test_an_object_store_that_stays_away_does_not_say_that_a_file_is_missing(object_store: ObjectStore):
+    place = object_store.place() / "file"
+    assert not has_file(place)
+    write(place, b"there")
+    assert has_file(place) and not has_file(place.parent)
+    object_store.faults = dict.fromkeys(("GET", "HEAD"), ["503"] * 50)
+    with pytest.raises(OSError):
+        has_file(place)
+    object_store.faults = {}

@@ -23,7 +23,7 @@ from workers.launching.board import GroupBoard, Outcome, Update
 from workers.launching.launcher import Launcher, Running
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, MeasureWork, PassWork, ProfileWork, ValidateWork, Work
-from workers.storage import write
+from workers.storage import has_file, write
 from workers.training.results import GroupResult, Progress, TaskResult, ValidationResult
 
 NUM_WEIGHTS = 8
@@ -188,7 +188,7 @@ def _profile(
 ) -> Generator[None, None, Path]:
     """signatures.npz as training writes it, of tasks that fall into two camps by their names."""
     path = work.directory / _SIGNATURES
-    if path.is_file():
+    if has_file(path):
         return path
     (unit,) = work.groups
     config = work.profile
@@ -245,7 +245,7 @@ def _train(work: PassWork, boards: dict[str, GroupBoard], stopped: Callable[[], 
 
 def _restored(work: PassWork, unit: GroupUnit) -> tuple[np.ndarray, int]:
     path = work.directories[unit.id] / _CHECKPOINT
-    if not path.is_file():
+    if not has_file(path):
         return _numbers(*_key(work, unit), 0), 0
     stored = json.loads(path.read_text())
     return np.array(stored["weights"], np.float32), stored["step"]

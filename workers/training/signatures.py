@@ -20,6 +20,7 @@ from workers.clip.seam import NO_EDITS
 from workers.data.dataset import TaskData
 from workers.methods.config import MmAPConfig
 from workers.seals import Damaged
+from workers.storage import has_file
 from workers.training.batches import TaskBatch, content_digests, microbatches
 from workers.training.checkpoint import remove_checkpoints
 from workers.training.config import LARGEST_SIGNATURES, ProfileConfig, TrainConfig
@@ -58,7 +59,7 @@ def profile(
     (`text.0`, ..., `image.0`, ...) with block_offsets [blocks + 1].  Snapshots already on disk are kept, and
     training goes on from its checkpoint.
     """
-    if (directory / SIGNATURES).is_file():
+    if has_file(directory / SIGNATURES):
         return directory / SIGNATURES
     num = profile_config.snapshots
     missing = ""
@@ -114,7 +115,7 @@ def measure_at(
     its path.  With the profile's own tasks, settings and seed it is the profile's file again.  Snapshots already
     on disk are kept; once `should_stop` turns true, `Stopped` is raised.
     """
-    if (directory / SIGNATURES).is_file():
+    if has_file(directory / SIGNATURES):
         return directory / SIGNATURES
     arrays = read_arrays(stored)
     prompts_SP, steps_S = arrays["prompts"], arrays["steps"]
