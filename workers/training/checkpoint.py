@@ -7,6 +7,7 @@ Data order, augmentation and initialisation are functions of seed, task and step
 whole position and no generator state exists to be saved.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from workers.seals import Damaged, read_sealed, write_sealed
+from workers.seals import Damaged, read_sealed, seal
 from workers.storage import write
 
 KEPT = 2
@@ -46,7 +47,8 @@ def save_checkpoint(directory: Path, tensors: Mapping[str, torch.Tensor], state:
     name = f"step-{state['step']:08d}"
     content = pack_tensors(tensors)
     write(directory / f"{name}.safetensors", content, "checkpoint")
-    write_sealed(directory / f"{name}.json", state | {"tensors": sha256(content).hexdigest()}, "commit")
+    commit = state | {"tensors": sha256(content).hexdigest()}  # a validation's loss in it may be no number
+    write(directory / f"{name}.json", seal(json.dumps(commit)), "commit")
     for path in _commits(directory)[:-KEPT]:
         _remove(path)
 

@@ -1,5 +1,6 @@
 """A checkpoint that is there is whole; a damaged one gives way to the one before it, in folders and object stores."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_the_newest_two_are_kept(storage: Path):
     assert sorted(path.name for path in storage.glob("step-*.json")) == ["step-00000004.json", "step-00000010.json"]
     remove_checkpoints(storage)
     assert step_of(storage) is None and list(files_below(storage)) == []
+
+
+def test_a_loss_that_is_no_number_is_kept(tmp_path: Path):
+    save_checkpoint(tmp_path, TENSORS, {"step": 2, "val_losses": {"a": math.inf, "b": math.nan}})
+    found = load_checkpoint(tmp_path).checkpoint
+    assert (
+        found is not None and found.state["val_losses"]["a"] == math.inf and math.isnan(found.state["val_losses"]["b"])
+    )
 
 
 @pytest.mark.parametrize("name", ["step-00000004.safetensors", "step-00000004.json"])
