@@ -19,7 +19,7 @@ from service.measurements import read_measurement, task_costs
 from service.scores import in_words
 from service.stages.aside import aside
 from service.stages.passes import Landing, run_passes
-from service.stages.run import JobRun, StageFailed
+from service.stages.run import MADE_AGAIN, JobRun, StageFailed
 from service.stages.units import can_share
 from service.stages.validate import class_lists, datasets
 from workers.failures import FailureClass
@@ -50,9 +50,9 @@ def add_arbitrated(run: JobRun, plan: Plan) -> tuple[int, Plan]:
     return run.add_plan(chosen, approved=not run.spec.grouping.approve), chosen
 
 
-def read_arbitration(run: JobRun) -> Arbitration | None:
-    """What the test showed; None for a job without one."""
-    if not run.has(ARBITRATION):
+def read_arbitration(run: JobRun, without: str = MADE_AGAIN) -> Arbitration | None:
+    """What the test showed; None for a job without one.  `without`: what follows where it is damaged, in words."""
+    if not run.has(ARBITRATION, without):
         return None
     return Arbitration.model_validate_json(run.files.read_text(ARBITRATION))
 

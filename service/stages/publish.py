@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from grouping.arbitration import Arbitration
 from grouping.review import Review
 from service import wire
 from service.artifacts import ARBITRATION
@@ -45,6 +46,7 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         reasons = "; ".join(f"{group}: {why}" for group, why in trained.failures.items())
         to, reason = JobState.PARTIALLY_SUCCEEDED, f"{len(trained.failures)} of {len(units)} groups failed. {reasons}"
     gained, review = _gains(trained), read_review(run)
+    arbitration = read_arbitration(run, "The bundle and its report are without it")
     run.files.write_json(GAINS, [gain.model_dump() for gain in gained])
     versions = {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
     documents = {
@@ -54,13 +56,13 @@ def publish(run: JobRun, trained: Trained) -> tuple[JobState, str | None]:
         "metrics.json": json.dumps(result_rows(trained), indent=1, allow_nan=False),
         "gains.json": run.files.read_text(GAINS),
         "report.html": render_report(
-            report_inputs(run, trained, found, gained=gained, review=review, versions=versions)
+            report_inputs(run, trained, found, gained=gained, review=review, arbitration=arbitration, versions=versions)
         ),
     }
     if review is not None:
         documents["plan-review.json"] = review.model_dump_json(indent=1)
-    if run.files.exists(ARBITRATION):
-        documents[ARBITRATION] = run.files.read_text(ARBITRATION)
+    if arbitration is not None:
+        documents[ARBITRATION] = arbitration.model_dump_json(indent=1)
     if run.spec.search is not None:
         documents["search.json"] = run.files.read_text(SEARCH)
     run.check()
@@ -102,6 +104,7 @@ def report_inputs(
     *,
     gained: list[wire.Gain],
     review: Review | None,
+    arbitration: Arbitration | None,
     versions: dict[str, str],
 ) -> ReportInputs:
     """What the report tells, gathered from the results, the plan and what drivers wrote along the way."""
@@ -126,7 +129,7 @@ def report_inputs(
         search=None if run.spec.search is None else run.files.read_json(SEARCH),
         gains=gained,
         review=review,
-        arbitration=read_arbitration(run),
+        arbitration=arbitration,
         history=run.store.plans(run.job),
     )
 

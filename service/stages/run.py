@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SIGN_SECONDS = 5.0
 """Between two signs of life of a driver."""
+MADE_AGAIN = "It is made again where it is needed"
+"""What follows where an artifact is damaged."""
 
 
 class StaleAttempt(Exception):
@@ -79,13 +81,12 @@ class JobRun:
         seq = self.store.add_event(self.job, kind, message, level=level, data=data, attempt=self.attempt)
         self._landed(seq is not None)
 
-    def has(self, path: str) -> bool:
-        """Whether an artifact is there and whole.  A damaged one is told and removed: its stage makes it again."""
+    def has(self, path: str, then: str = MADE_AGAIN) -> bool:
+        """Whether an artifact is there and whole.  A damaged one is told, with what follows `then`, and removed."""
         try:
             return self.files.is_whole(path)
         except Damaged as error:
-            told = f"{error} It is made again where it is needed."
-            self.event("artifact_damaged", told, level="warning", data={"path": path})
+            self.event("artifact_damaged", f"{error} {then}.", level="warning", data={"path": path})
             self.files.path(path).unlink(missing_ok=True)
             return False
 

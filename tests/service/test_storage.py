@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load
 
-from service.artifacts import JobFiles, plan_path
+from service.artifacts import ARBITRATION, JobFiles, plan_path
 from service.driver import run_job
 from service.settings import Settings
 from service.spec import parse_spec
@@ -148,6 +148,24 @@ def test_a_damaged_artifact_is_told_and_made_again(open_home: Callable[..., Home
     assert "artifact_damaged" in home.events(job)
     assert files.is_whole(path)
     assert home.learned(job) == home.learned(whole) != {}
+
+
+def test_what_a_test_of_groups_showed_may_be_damaged_once_it_is_decided_and_the_report_says_so(
+    open_home: Callable[..., Home],
+):
+    home = open_home()
+    job = home.submit()
+    home.dies(job, "driver.results.landed:crash")
+    files = home.files(job)
+    place, plans = files.path(ARBITRATION), home.store.plans(job)
+    place.write_bytes(place.read_bytes()[:-1])
+    assert home.attempt(job) is JobState.SUCCEEDED, home.store.get_job(job).reason
+    assert home.store.plans(job) == plans and plans[-1].outline.origin == "arbitrated"
+    (told,) = [event.message for event in home.store.events(job) if event.kind == "artifact_damaged"]
+    assert told.startswith(f"{ARBITRATION} is damaged") and told.endswith("The bundle and its report are without it.")
+    report = files.read_text("bundle/report.html")
+    assert f"{ARBITRATION} is damaged" in report and 'id="arbitration"' not in report
+    assert not files.exists(f"bundle/{ARBITRATION}")
 
 
 def test_a_damaged_result_is_told_and_trained_again(open_home: Callable[..., Home]):
