@@ -16,6 +16,7 @@ from service.driver import main
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
+from workers.seals import read_sealed, seal
 
 TASKS = ("art", "clipart", "photo")
 STAGES = (JobState.PROFILING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING)
@@ -396,9 +397,9 @@ def test_a_loss_that_is_no_number_is_null_in_what_is_published(make_world, make_
     with pytest.raises(Killed):
         world.attempt(job)
     (result,) = world.folder(job).glob("groups/*/result.json")
-    found = json.loads(result.read_text())
+    found = read_sealed(result)
     found["results"]["art"]["loss"] = float("inf")
-    result.write_text(json.dumps(found))
+    result.write_bytes(seal(json.dumps(found)))
     world.store.move(job, JobState.QUEUED, attempt=None)
     assert world.attempt(job) == JobState.SUCCEEDED, world.why(job)
     rows = {row["task"]: row["loss"] for row in world.files(job).read_json("bundle/metrics.json")}

@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_while_images_are_decoded_ends_the_load_and_thins_n
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match="could not be written: File too large. .* then retry the job") as failed:
+        with pytest.raises(OSError, match=r"could not be written: File too large. .* then retry the job") as failed:
             load(pets)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
