@@ -28,7 +28,7 @@ from workers.failures import FailureClass
 log = logging.getLogger(__name__)
 
 SUBMIT_SECONDS = 60.0
-"""How long Ray may refuse an attempt's driver, or leave it pending, before the attempt counts as dead."""
+"""How long a Ray that answers may refuse or leave pending an attempt's driver before the attempt counts as dead."""
 SWEEP_SECONDS = 20.0
 """Between two looks for drivers that nobody waits for."""
 LEAVE_SECONDS = 20.0
@@ -63,6 +63,7 @@ class Coordinator:
         self._sweep_at = 0.0
         self._signs: dict[str, tuple[object, float]] = {}
         self._ended: dict[str, str] = {}
+        self._ray_since = self._clock.monotonic()
         self.ray_answers = True
         """Whether Ray answered at the last look."""
 
@@ -102,6 +103,8 @@ class Coordinator:
         answers = self._ray.alive()
         if self.ray_answers and not answers:
             log.warning("Ray does not answer; jobs wait")
+        if answers and not self.ray_answers:
+            self._ray_since = self._clock.monotonic()
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
             waiting = self._store.startable_jobs(self._clock.time())
@@ -181,7 +184,8 @@ class Coordinator:
         """An attempt owns this job: is its driver there, and does it listen?"""
         assert job.submission_id is not None, f"{job.id} is {job.state} without a submission id"
         status = self._ray.status(job.submission_id)
-        fresh = job.state == JobState.STARTING and self._clock.time() - job.state_since.timestamp() < SUBMIT_SECONDS
+        begun, answers = self._clock.time() - job.state_since.timestamp(), self._clock.monotonic() - self._ray_since
+        fresh = job.state == JobState.STARTING and min(begun, answers) < SUBMIT_SECONDS  # a Ray that is away costs none
         grace = self._settings.cancel_grace_seconds
         if status is None and fresh and job.desired == Desired.RUN:
             self._submit(job, job.attempt)  # we, or one before us, died between the two steps

@@ -247,6 +247,24 @@ def test_jobs_of_a_head_that_was_lost_start_anew_and_no_budget_counts_it(world: 
     assert any("Ray does not know its driver any more" in event.message for event in world.store.events(job_id))
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["watched", "after a restart of the service"])
+def test_a_head_that_is_lost_while_an_attempt_starts_costs_no_attempt_however_long_it_is_away(
+    world: World, restarted: bool
+) -> None:
+    job_id = world.submit()
+    world.tick()
+    world.ray.forget()
+    world.ray.reachable = False
+    world.tick(3600)
+    world.ray.reachable = True
+    if restarted:
+        world.restart()
+    world.tick(30)
+    job = world.job(job_id)
+    assert (job.state, job.attempt, job.failures) == (JobState.STARTING, 1, 0)
+    assert world.ray.status(f"{job_id}-a1") == "RUNNING"
+
+
 def test_without_ray_everything_waits_and_nothing_is_used_up(world: World) -> None:
     running, queued = world.training(), world.submit()
     world.ray.reachable = False
