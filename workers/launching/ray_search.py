@@ -1,14 +1,16 @@
 """A search with Ray Tune: how it begins and ends, and what is written down of its trials.
 
 Runs in the actor that stands for the search, so `Tuner.fit()` has a process of its own, away from the driver's signals.
-Tune's own experiment state is never read again: it is pickled and forgets a trial's reason.  Every trial is a JSON
-record instead (trials.py), from which a later attempt runs what is missing, under the same numbers and settings.
+Tune's own experiment state is never read again: it is pickled, with all that the storage is reached by, and forgets a
+trial's reason.  So it stays on this machine until the search ends, and every trial is a JSON record among the job's
+files (trials.py), from which a later attempt runs what is missing, under the same numbers and settings.
 """
 
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
@@ -18,11 +20,10 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from workers.failures import classify
 from workers.launching.board import Outcome
 from workers.launching.ray_settings import NUMBER, Settings, setting_of
-from workers.launching.ray_storage import ray_storage
 from workers.launching.ray_trial import FAILURE, VALIDATION, run_trial
 from workers.launching.trials import SCRATCH, Trial, first_telling_validation, read_trials, words
 from workers.launching.work import SearchWork
-from workers.storage import remove_tree
+from workers.storage import has_file, remove_tree
 
 GRACE_SECONDS = 60.0
 """How long trials that are asked to stop may take for a step and a checkpoint before Tune ends them."""
@@ -100,7 +101,8 @@ def search(
     state = SearchState(work, stop_requested, request_stop, log, {trial.number: trial for trial in kept})
     state.spent = max((trial.ended_at for trial in kept), default=0.0)
     try:
-        num_missing = _fit(state, device, resources, max_concurrent)
+        with TemporaryDirectory(prefix="cohort-tune-", ignore_cleanup_errors=True) as notes:
+            num_missing = _fit(state, device, resources, max_concurrent, notes)
     except Exception as error:
         reason = f"Ray Tune broke off: {type(error).__name__}: {error}"
         return Outcome("failed", error=reason, fault=classify(error), traceback=traceback.format_exc())
@@ -112,8 +114,8 @@ def search(
     return Outcome("done", value={"num_not_run": num_missing})
 
 
-def _fit(state: SearchState, device: str, resources: Mapping[str, float], max_concurrent: int) -> int:
-    """Runs Tune to its end; how many trials were never started."""
+def _fit(state: SearchState, device: str, resources: Mapping[str, float], max_concurrent: int, notes: str) -> int:
+    """Runs Tune to its end; how many trials were never started.  `notes`: a folder for Tune's own files."""
     work, config = state.work, state.work.search
     searcher = Settings(work, list(state.trials.values()), state.is_ending)
     if not searcher.num_missing or state.is_ending():
@@ -137,8 +139,8 @@ def _fit(state: SearchState, device: str, resources: Mapping[str, float], max_co
             trial_dirname_creator=lambda trial: trial_name(work, trial),
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{work.attempt}",
-            **ray_storage(work.directory),
+            name=f"{work.job}-{work.groups[0].id}-{work.attempt}",
+            storage_path=notes,
             verbose=0,
             stop=Ending(state),
             callbacks=[Records(state)],
@@ -204,7 +206,7 @@ class Records(tune.Callback):
             record = Trial(*setting_of(trial.config))
         self._state.live.discard(record.number)
         told = self._state.work.directory / SCRATCH / str(record.number) / FAILURE
-        self._state.ended(replace(record, status="failed", reason=told.read_text() if told.exists() else GONE))
+        self._state.ended(replace(record, status="failed", reason=told.read_text() if has_file(told) else GONE))
 
 
 def _scheduler(work: SearchWork) -> TrialScheduler | None:

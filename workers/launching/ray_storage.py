@@ -1,4 +1,4 @@
-"""Where Ray Train and Ray Tune keep their own notes: beside what is trained, in a folder or an object store."""
+"""Where Ray Train keeps its own notes: beside what is trained, in a folder or an object store."""
 
 from pathlib import Path
 from typing import Any, cast

@@ -70,6 +70,7 @@ def local_ray() -> Iterator[None]:
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
         ray.init(
             address="local",
             num_cpus=2,

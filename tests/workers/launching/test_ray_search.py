@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.object_stores import SECRET
+from tests.ray_told import session_folder, told_by_ray
 from workers.launching.board import Outcome
 from workers.launching.launcher import Running
 from workers.launching.ray_launcher import RayLauncher
@@ -19,6 +21,7 @@ from workers.launching.search_config import SearchConfig
 from workers.launching.search_space import apply_setting
 from workers.launching.trials import SCRATCH, Trial, best_of, read_trials
 from workers.launching.work import GroupUnit, SearchWork
+from workers.storage import files_below
 
 pytestmark = pytest.mark.ray
 PATIENCE = 180.0
@@ -198,9 +201,15 @@ def test_optuna_learns_from_earlier_attempts_and_repeats_none_of_their_settings(
     assert not {setting["training.lr"] for setting in again[1:]} & {setting["training.lr"] for setting in first}
 
 
-def test_trials_are_told_by_name_in_tunes_own_files(launcher, make_search):
+def test_a_search_on_an_object_store_leaves_its_records_alone_and_tells_no_secret(launcher, make_search, object_store):
+    place = object_store.place()
     work = make_search({"training.lr": {"loguniform": [0.001, 0.1]}}, job="job-names-7", search={"num_trials": 2})
-    outcome, _ = ended(launcher, launcher.start(work))
+    outcome, _ = ended(launcher, launcher.start(replace(work, directory=place / "search")))
     assert outcome.kind == "done", outcome.traceback
-    folders = {path.name for path in (work.directory / "tune-1").iterdir() if path.is_dir()}
-    assert folders == {"job-names-7-search-000", "job-names-7-search-001"}
+    assert [trial.status for trial in read_trials(place / "search")] == ["done", "done"]
+    kept = {found.path: (place / found.path).read_bytes() for found in files_below(place)}
+    assert sorted(kept) == ["search/trials/0.json", "search/trials/1.json"]
+    trials = session_folder().glob("artifacts/*/job-names-7-search-1/working_dirs/*")
+    assert {path.name for path in trials} == {"job-names-7-search-000", "job-names-7-search-001"}
+    told = told_by_ray() | kept
+    assert [name for name, content in told.items() if SECRET.encode() in content] == []

@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.object_stores import SECRET
+from tests.ray_told import told_by_ray
 from workers.launching.inline import InlineLauncher
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
 from workers.launching.ray_train import safe_run_name
 from workers.launching.work import PassWork
-from workers.training.results import LEARNED, RESULT, GroupResult, ValidationResult
+from workers.storage import files_below
+from workers.training.results import LEARNED, VALIDATION, GroupResult, ValidationResult
 
 pytestmark = pytest.mark.ray
+RUNS = "api/train/v2/runs/v1"
+"""The dashboard's page of Ray Train's runs, with their settings."""
 
 
 def finish(launcher: Launcher, work: PassWork) -> None:
@@ -59,26 +64,31 @@ def test_two_ranks_take_the_step_that_one_process_takes_on_the_same_batch(local_
     assert result.steps == 1
 
 
-def test_a_trial_on_two_ranks_leaves_the_scores_of_one_process(local_ray, make_pass):
+def test_a_trial_on_two_ranks_on_an_object_store_leaves_the_scores_of_one_process_and_tells_no_secret(
+    local_ray, make_pass, object_store
+):
+    place = object_store.place()
     settings = {"batch_size": 4, "max_steps": 2, "validations": 1}
     groups = {"g1": ("art", "photo")}
     inline, launcher = InlineLauncher(), RayLauncher(device="cpu")
+    together = make_pass(groups, into="two", job="job-trial", devices=2, **settings)
     works = [
         (inline, replace(make_pass(groups, into="one", **settings), evaluate="validation")),
-        (
-            launcher,
-            replace(make_pass(groups, into="two", job="job-trial", devices=2, **settings), evaluate="validation"),
-        ),
+        (launcher, replace(together, evaluate="validation", directories={"g1": place / "g1"})),
     ]
     left = []
     for each, work in works:
         finish(each, work)
         left.append(ValidationResult.read(work.directories["g1"]))
         each.close()
-    alone, together = left
-    assert alone is not None and together is not None
-    assert together.per_image == alone.per_image and together.steps == 2 and together.images == 16
-    assert not list(works[1][1].directories["g1"].glob(RESULT))
+    alone, ranks = left
+    assert alone is not None and ranks is not None
+    assert ranks.per_image == alone.per_image and ranks.steps == 2 and ranks.images == 16
+    kept = {found.path: (place / found.path).read_bytes() for found in files_below(place)}
+    assert list(kept) == [f"g1/{VALIDATION}"]
+    told = told_by_ray(RUNS) | kept
+    assert b"job-trial" in told[RUNS]
+    assert [name for name, content in told.items() if SECRET.encode() in content] == []
 
 
 @pytest.mark.parametrize(("job", "group"), [("job-7", "g2"), ("job-7", "alone-a/b c")])
