@@ -6,6 +6,7 @@ trial's reason.  So it stays on this machine until the search ends, and every tr
 files (trials.py), from which a later attempt runs what is missing, under the same numbers and settings.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -100,6 +101,7 @@ def search(
     kept = read_trials(work.directory)
     state = SearchState(work, stop_requested, request_stop, log, {trial.number: trial for trial in kept})
     state.spent = max((trial.ended_at for trial in kept), default=0.0)
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may be stopped before its first validation
     try:
         with TemporaryDirectory(prefix="cohort-tune-", ignore_cleanup_errors=True) as notes:
             num_missing = _fit(state, device, resources, max_concurrent, notes)
@@ -183,6 +185,8 @@ class Records(tune.Callback):
         self._state.log(f"trial {number} starts: {words(setting)}")
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+        if VALIDATION not in result:  # Tune's own word of a trial that ended before it had one
+            return
         number = trial.config[NUMBER]
         heard = self._state.trials[number].heard(result)
         self._state.trials[number] = heard

@@ -56,7 +56,7 @@ class Settings(Searcher):
         return {NUMBER: self._next - 1, **_decoded(self._config, self._optuna.suggest(trial_id))}
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        if self._optuna is not None and trial_id in self._proposed:
+        if self._optuna is not None and trial_id in self._proposed and self.metric in result:
             self._optuna.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
