@@ -83,12 +83,12 @@ class Group:
 
         The trainer brings torch, so its module is loaded now and not when the actor starts.
         """
-        self._stop_requested = False
+        self._begin()
         return importlib.import_module("workers.launching.ray_train").train_on_ranks(work, self.job, self.group, device)
 
     def run_search(self, work: Any, device: str, resources: dict[str, float], max_concurrent: int) -> Outcome:
         """Searches hyper-parameters with Ray Tune, started from here; `work` is a SearchWork."""
-        self._stop_requested = False
+        self._begin()
         return importlib.import_module("workers.launching.ray_search").search(
             work,
             device=device,
@@ -98,6 +98,10 @@ class Group:
             request_stop=self.request_stop,
             log=self.log,
         )
+
+    def _begin(self) -> None:
+        """Wishes and signs of life of an earlier try are none of this one, which may have to wait for its devices."""
+        self._stop_requested, self._beats = False, 0
 
     def _tags(self, task: str) -> dict[str, str]:
         return {"job": self.job, "group": self.group, "task": task}
