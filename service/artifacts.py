@@ -142,7 +142,7 @@ class JobFiles:
         text = "".join(f"{line}\n" for line in lines)
         try:
             append(self.path(f"logs/{name}.log"), text)
-        except OSError as error:
+        except Exception as error:  # of an object store's client, any
             log.warning("%s: %s", error, text)
 
     def list(self) -> list[FileInfo]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from service.coordinator import Coordinator
-from service.errors import DatabaseUnavailable, HeadFailed, RayUnavailable, ServiceRunning, StaleLease
+from service.errors import DatabaseUnavailable, RayUnavailable, ServiceRunning, StaleLease
 from service.keeper import Keeper
 from service.planning import Planner
 from service.ray_head import RayHead
@@ -133,12 +133,12 @@ class ControlPlane:
     def _keep_head(self, head: RayHead) -> None:
         """Starts a new head when ours died.  Its jobs are lost with it, which the coordinator finds out by itself."""
         while not self._stop.wait(_HEAD_LOOK_SECONDS):
-            if head.is_running():
-                continue
-            log.error("the Ray head ended; a new one is started")
             try:
+                if head.is_running():
+                    continue
+                log.error("the Ray head ended; a new one is started")
                 head.start(lambda address: RayJobs(address, head.token).alive(), give_up=self._stop.is_set)
-            except HeadFailed:
+            except Exception:  # a full disk, no process to be had: whatever it is, it may pass
                 log.exception("no new Ray head; trying again")
                 continue
             assert isinstance(self.ray_jobs, RayJobs)

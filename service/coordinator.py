@@ -279,7 +279,8 @@ class Coordinator:
         follows = what_follows(
             ending,
             failures=job.failures,
-            of_class=lambda failure: self._store.failures_of(job.id, failure),
+            # a head that was lost is told with a class, too, and counts for nothing
+            of_class=lambda failure: min(self._store.failures_of(job.id, failure), job.failures),
             settings=self._settings,
             chance=self._chance,
         )

@@ -12,6 +12,8 @@ from workers.failures import FailureClass
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|MemoryError|out of memory", re.IGNORECASE)
 _PREEMPTED = re.compile(r"\b(preempt(ed|ion)|drained)\b", re.IGNORECASE)
+_LOGGED = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [A-Z]+ .*$", re.MULTILINE)
+"""What a driver told while it lived: of its groups, in its user's words."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ def deadline_reason(spec: JobSpec) -> str:
 
 
 def _class(ending: Ending) -> FailureClass:
-    if ending.ended_for is None and _OUT_OF_MEMORY.search(ending.said):
+    died_of = _LOGGED.sub("", ending.said)
+    if ending.ended_for is None and _OUT_OF_MEMORY.search(died_of):
         return FailureClass.OUT_OF_MEMORY
-    if ending.ended_for is None and _PREEMPTED.search(ending.said):
+    if ending.ended_for is None and _PREEMPTED.search(died_of):
         return FailureClass.PREEMPTION
     return FailureClass.INFRASTRUCTURE
 

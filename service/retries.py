@@ -54,6 +54,7 @@ def what_next(
     *,
     microbatches: int = 1,
     can_split: bool = True,
+    has_batches: bool = True,
     base_seconds: float,
     chance: Callable[[], float] = random.random,
 ) -> Again | GivenUp:
@@ -62,6 +63,7 @@ def what_next(
     Args:
         microbatches: parts that its batches are taken in so far.
         can_split: whether its batches can be taken in parts at all.
+        has_batches: whether it takes any; what takes none is tried again as it is.
         chance: a number in [0, 1) for the wait.
     """
     last = failed[-1]
@@ -74,7 +76,7 @@ def what_next(
     budget = BUDGETS.get(last.failure, 0)
     if times > budget:
         return GivenUp(f"That was the last of {budget + 1} tries." if budget else "")
-    if last.failure is FailureClass.OUT_OF_MEMORY:
+    if last.failure is FailureClass.OUT_OF_MEMORY and has_batches:
         if not can_split:
             return GivenUp("Its batches cannot be taken in parts: use a smaller training.batch_size.")
         microbatches *= 2

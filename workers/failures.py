@@ -32,7 +32,13 @@ class DataError(ValueError):
     """Images, labels or captions are at fault, or have changed."""
 
 
-_MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "low on memory")
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "low on memory",
+)
 _NETWORK = frozenset({errno.EBUSY, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH})
 """Of an OSError that will pass: object stores say EBUSY for `slow down`."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,6 +46,8 @@ _GONE = frozenset(
     {
         "ConnectionError",
         "TimeoutError",
+        "TransportError",  # of httpx: no connection, or one that broke
+        "LocalEntryNotFoundError",  # of a hub that could not be asked
         "gaierror",
         "RayActorError",
         "WorkerCrashedError",

@@ -135,11 +135,12 @@ def append(place: Path, text: str) -> None:
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """An OSError within says that the place could not be written and what to do; one without a number stays."""
+    """An OSError within says that the place could not be written and what to do; one without a number of the system's
+    stays (names that cannot be resolved have numbers of their own)."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or error.errno not in errno.errorcode:
             raise
         advice = _ADVICE.get(error.errno, "See to the storage, then retry the job.")
         told = f"{place} could not be written: {error.strerror or error}. {advice}"

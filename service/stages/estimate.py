@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from service.estimates import ARTIFACT
 from service.estimation import Sampled, forecast, layouts, out_of_memory, sample_of
+from service.retries import Again, GivenUp
 from service.stages.run import JobRun, StageFailed
-from service.stages.supervise import supervise
+from service.stages.supervise import Later, supervise
+from service.stages.tries import Tries, failure_of, given_up
 from service.stages.validate import check_found, profiled_method, validation
 from service.states import JobState
 from service.wire_estimate import Forecast
@@ -69,14 +71,20 @@ def _forecast(run: JobRun, began: float) -> Forecast:
 def _try(run: JobRun, works: Sequence[tuple[str, ValidateWork | ProfileWork | PassWork]]) -> list[Tried]:
     """What every work in small took; as many at a time as the job would run.  _OutOfMemory."""
     found: dict[str, Tried] = {}
+    tries = Tries(run)
 
-    def on_end(work: Work, outcome: Outcome) -> list[Work]:
+    def on_end(work: Work, outcome: Outcome) -> list[Later]:
         if outcome.fault == FailureClass.OUT_OF_MEMORY:
             raise _OutOfMemory(outcome.error)
-        if outcome.kind != "done":
-            raise StageFailed(outcome.error, outcome.traceback)
-        found[work.groups[0].id] = Tried.of_json(outcome.value)
-        return []
+        (unit,) = work.groups
+        if outcome.kind == "done":
+            found[unit.id] = Tried.of_json(outcome.value)
+            return []
+        match tries.failed_alone(unit, outcome, ""):
+            case Again(seconds, _):
+                return [Later(work, seconds)]
+            case GivenUp(why):
+                raise StageFailed(given_up(outcome, why), outcome.traceback, failure_of(outcome))
 
     small = []
     for name, work in works:

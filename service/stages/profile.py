@@ -6,7 +6,7 @@ from service.stages.inherit import inherit_signatures
 from service.stages.measure import measure_more
 from service.stages.parent import parent_of
 from service.stages.run import JobRun
-from service.stages.tries import run_alone
+from service.stages.tries import newest_checkpoint, run_alone
 from service.stages.validate import fingerprints, profiled_method
 from service.states import JobState
 from workers import faults
@@ -44,7 +44,8 @@ def _train_shared_prompt(run: JobRun) -> None:
         method=method,
         directory=run.files.path(ARTIFACT).parent,
     )
-    run_alone(run, work, said="The shared prompt could not be trained: ", directory=work.directory)
+    said = "The shared prompt could not be trained: "
+    run_alone(run, work, said=said, come_to=lambda: newest_checkpoint(work.directory))
     faults.point("driver.signatures.written")
     run.update_group(unit.id, state="done")
     run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")

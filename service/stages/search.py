@@ -88,10 +88,13 @@ def _search_scope(run: JobRun, config: SearchConfig, scope: str, members: dict[s
     def land() -> None:
         _tell_ended(run, config, scope, directory, told)
 
+    def come_to() -> str:
+        return str(sum(trial.has_ended for trial in read_trials(directory)))
+
     before = f"; {len(told)} trial(s) of an earlier attempt count" if told else ""
     run.event("search_started", f"{_whose(scope)}: {', '.join(config.space)} by {config.metric}{before}.")
     try:
-        ended = run_alone(run, work, said="The search could not go on: ", on_poll=land)
+        ended = run_alone(run, work, said="The search could not go on: ", come_to=come_to, on_poll=land)
     except Interrupted:
         land()  # what ended while the others wrote their checkpoints
         raise

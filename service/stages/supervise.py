@@ -48,6 +48,19 @@ def supervise(
     job's wish changes, all that run are asked to checkpoint and end, and `Interrupted` is raised once they have.
     """
     waiting = deque(works)
+    lacks = ""
+
+    def room_for(work: Work) -> int:
+        nonlocal lacks
+        try:
+            room, lacks = run.launcher.capacity(work.devices), ""
+        except ValueError as error:  # they were there when the attempt began, so a machine is gone
+            if not lacks:
+                told = f"A machine is gone and waited for: {error}"
+                run.event("waits_for_devices", told, level="warning")
+            room, lacks = 0, str(error)
+        return room
+
     later: list[tuple[float, Work]] = []
     running: list[Running] = []
     try:
@@ -56,7 +69,7 @@ def supervise(
             now = time.monotonic()
             waiting.extend(work for due, work in later if due <= now)
             later = [(due, work) for due, work in later if due > now]
-            while waiting and len(running) < run.launcher.capacity(waiting[0].devices):
+            while waiting and len(running) < room_for(waiting[0]):
                 running.append(_start(run, waiting.popleft()))
             run.launcher.wait(running, min(run.settings.poll_seconds, MAX_POLL_SECONDS))
             for ended, outcome in _poll(run, running):

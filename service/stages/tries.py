@@ -53,10 +53,12 @@ class Tries:
         record = self._of(unit)
         record.alone.append(Failed(failure_of(outcome), checkpoint))
         kinds = [task.kind for task in self._run.spec.tasks if task.name in unit.tasks]
+        trains = unit.num_steps > 0 or unit.kind == "shared"
         found = what_next(
             record.alone,
             microbatches=record.microbatches,
-            can_split=can_split(self._run.spec.training, kinds),
+            can_split=unit.kind == "measure" or can_split(self._run.spec.training, kinds),
+            has_batches=trains or unit.kind == "measure",
             base_seconds=self._run.settings.backoff_seconds,
         )
         if isinstance(found, GivenUp):
@@ -65,7 +67,7 @@ class Tries:
         halved = found.microbatches > record.microbatches
         record.microbatches = found.microbatches
         self._note(unit, outcome)
-        then = "It is tried again from its last checkpoint"
+        then = "It is tried again from its last checkpoint" if trains else "It is tried again"
         if halved:
             then += (
                 f", every batch in {found.microbatches} parts: a step needs less memory and more time, and comes to "
@@ -113,13 +115,13 @@ def run_alone(
     work: Work,
     *,
     said: str = "",
-    directory: Path | None = None,
+    come_to: Callable[[], str] = lambda: "",
     on_poll: Callable[[], None] = lambda: None,
 ) -> Any:
     """Runs a work of one unit to its end, tries again as its failures allow, and returns what it found.
 
     None if the work ended before its time, as it was asked to.  StageFailed, which begins with `said`, once it is given
-    up.  `directory` is where its checkpoints are.
+    up.  `come_to` names what it has come to so far, such as its newest checkpoint; empty: nothing.
     """
     (unit,) = work.groups
     tries = Tries(run)
@@ -130,7 +132,7 @@ def run_alone(
         if outcome.kind != "failed":
             found.append(outcome.value)
             return []
-        match tries.failed_alone(unit, outcome, newest_checkpoint(directory)):
+        match tries.failed_alone(unit, outcome, come_to()):
             case Again(seconds, microbatches):
                 return [Later(replace(work, microbatches=microbatches), seconds)]
             case GivenUp(why):
@@ -158,9 +160,9 @@ def company_seconds(run: JobRun) -> float:
     return backoff_seconds(1, run.settings.backoff_seconds)
 
 
-def newest_checkpoint(directory: Path | None) -> str:
+def newest_checkpoint(directory: Path) -> str:
     """The name of the newest checkpoint's commit; empty: none."""
-    return "" if directory is None else max((path.name for path in directory.glob("step-*.json")), default="")
+    return max((path.name for path in directory.glob("step-*.json")), default="")
 
 
 def _sentence(error: str) -> str:

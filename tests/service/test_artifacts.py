@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from service.artifacts import JobFiles
 from service.errors import ArtifactNotFound
@@ -64,3 +65,12 @@ def test_a_link_that_leads_out_is_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactNotFound):
         files.read_text("link")
     assert files.list() == []
+
+
+def test_a_log_that_no_storage_takes_ends_no_job(files: JobFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(place: Path, text: str) -> None:
+        raise EndpointConnectionError(endpoint_url="http://away")
+
+    monkeypatch.setattr("service.artifacts.append", away)
+    files.append_log("g1", ["one line"])
+    assert not files.exists("logs/g1.log")

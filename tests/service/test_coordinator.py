@@ -245,6 +245,9 @@ def test_jobs_of_a_head_that_was_lost_start_anew_and_no_budget_counts_it(world: 
         assert (job.state, job.attempt, job.failures) == (JobState.STARTING, attempt, 0)
         world.store.move(job_id, JobState.VALIDATING, attempt=attempt)
     assert any("Ray does not know its driver any more" in event.message for event in world.store.events(job_id))
+    world.ray.finish(f"{job_id}-a11", "FAILED", "killed")
+    world.tick()
+    assert (world.job(job_id).state, world.job(job_id).failures) == (JobState.QUEUED, 1)
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["watched", "after a restart of the service"])
@@ -355,6 +358,17 @@ def test_a_driver_that_runs_out_of_memory_is_tried_once_more(world: World) -> No
         world.tick()
         assert (world.job(job_id).state, world.job(job_id).failure) == (state, "out_of_memory")
         world.tick(60)
+
+
+def test_what_a_driver_told_of_its_groups_is_not_what_it_died_of(world: World) -> None:
+    job_id = world.training()
+    told = "2026-11-21 20:44:33,123 INFO group_retried: drained: CUDA out of memory, on a machine that was preempted."
+    for attempt in range(1, 4):
+        world.ray.finish(f"{job_id}-a{attempt}", "FAILED", told)
+        world.tick()
+        assert (world.job(job_id).failures, world.job(job_id).failure) == (attempt, "infrastructure")
+        world.tick(60)
+    assert world.job(job_id).state is JobState.FAILED
 
 
 def test_a_machine_that_was_taken_away_costs_no_attempt(world: World) -> None:

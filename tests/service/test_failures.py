@@ -206,6 +206,51 @@ def test_out_of_memory_halves_the_batches_of_the_group_alone_and_says_so(tmp_pat
     assert [work.microbatches for work in launcher.works if work.groups[0].id == "g3"] == [1, 1, 2]
 
 
+def test_zero_shot_that_runs_out_of_memory_is_tried_again_without_talk_of_batches(tmp_path):
+    job = Job(tmp_path, baselines=["zero_shot"])
+    fell_alone = []
+
+    def script(work: Work) -> Outcome | None:
+        ids = [unit.id for unit in work.groups]
+        if not isinstance(work, PassWork) or "zero-shot" not in ids or fell_alone:
+            return None
+        fell_alone.extend(ids if len(ids) == 1 else ())
+        return failed(FailureClass.OUT_OF_MEMORY, "CUDA out of memory")
+
+    job.run(script)
+    (told,) = job.events("group_retried")
+    assert (job.state, job.groups["zero-shot"].microbatches) == (JobState.SUCCEEDED, 1)
+    assert "parts" not in told.message and "checkpoint" not in told.message
+
+
+def test_ranks_whose_machine_is_gone_wait_for_it(tmp_path):
+    job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"}, resources={"devices_per_group": 2})
+
+    class Shrinking(ScriptedLauncher):
+        looks = 0
+
+        def capacity(self, devices: int = 1) -> int:
+            self.looks += devices > 1
+            if devices > 1 and 1 < self.looks < 5:
+                raise ValueError("devices_per_group=2: the cluster has 1 GPU.")
+            return 1
+
+    attempt, files = job.store.start_attempt(job.id), JobFiles(job.settings.storage, job.id)
+    launcher = Shrinking(lambda work: None)
+    run_job(job.id, attempt, store=job.store, files=files, launcher=launcher, settings=job.settings)
+    assert job.state is JobState.SUCCEEDED, job.store.get_job(job.id).reason
+    assert [event.level for event in job.events("waits_for_devices")] == ["warning"]
+
+
+def test_an_estimate_is_tried_again_where_its_job_would_be(tmp_path):
+    job = Job(tmp_path)
+    job.id = job.store.create_job(parse_spec(SPEC), purpose="estimate")[0].id
+    launcher = job.run(lambda work: failed(FailureClass.INFRASTRUCTURE, "its process is gone"))
+    ended = job.store.get_job(job.id)
+    assert (ended.state, ended.failure) == (JobState.FAILED, FailureClass.INFRASTRUCTURE)
+    assert len(launcher.works) == 3
+
+
 def test_the_smaller_batch_stays_through_the_attempts_of_a_job(tmp_path):
     job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"})
 

@@ -55,6 +55,12 @@ def test_out_of_memory_where_batches_cannot_be_split_is_final_and_says_what_to_d
     assert isinstance(only, GivenUp) and "training.batch_size" in only.why
 
 
+def test_out_of_memory_without_batches_is_tried_again_as_it_is_once():
+    first = what_next([Failed(Class.OUT_OF_MEMORY, "")], has_batches=False, base_seconds=1.0)
+    assert isinstance(first, Again) and first.microbatches == 1
+    assert isinstance(what_next([Failed(Class.OUT_OF_MEMORY, "")] * 2, has_batches=False, base_seconds=1.0), GivenUp)
+
+
 def test_waits_lie_between_nothing_and_a_bound_that_doubles_up_to_six_minutes():
     bounds = [backoff_seconds(times, 10.0, chance=lambda: 1.0) for times in range(1, 9)]
     assert bounds == [10, 20, 40, 80, 160, 320, 360, 360] and bounds[-1] == MAX_WAIT_SECONDS

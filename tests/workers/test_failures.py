@@ -7,6 +7,7 @@ import pickle
 import pytest
 import ray.exceptions
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from workers.failures import DataError, FailureClass, classify, is_full
 
@@ -25,6 +26,8 @@ def os_error(name: str) -> OSError:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory"), FailureClass.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: out of memory"), FailureClass.OUT_OF_MEMORY),
+        (RuntimeError("CUDA driver error: out of memory"), FailureClass.OUT_OF_MEMORY),
+        (LocalEntryNotFoundError("no connection, and not in the cache"), FailureClass.INFRASTRUCTURE),
         (ray.exceptions.OutOfMemoryError("the node was low on memory"), FailureClass.OUT_OF_MEMORY),
         (ray.exceptions.ActorDiedError(), FailureClass.INFRASTRUCTURE),
         (ray.exceptions.ActorUnavailableError("gone", None), FailureClass.INFRASTRUCTURE),

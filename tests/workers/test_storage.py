@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import socket
 from datetime import UTC
 from pathlib import Path
 from typing import get_args
@@ -26,6 +27,7 @@ from workers.storage import (
     remove_drafts,
     remove_tree,
     write,
+    writing,
 )
 
 ARRAYS = {"gradients": np.arange(600, dtype=np.float32), "names": np.array(["a", "b"])}
@@ -188,3 +190,9 @@ def test_an_object_store_that_stays_away_does_not_say_that_a_file_is_missing(obj
     with pytest.raises(OSError):
         has_file(place)
     object_store.faults = {}
+
+
+def test_a_name_that_cannot_be_resolved_is_a_network_that_is_away(tmp_path: Path):
+    with pytest.raises(OSError) as failed, writing(tmp_path):
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert classify(failed.value) is FailureClass.INFRASTRUCTURE

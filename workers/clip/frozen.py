@@ -15,6 +15,7 @@ from workers.clip.torchvision_ops import ensure_torchvision_ops
 from workers.clip.trust import refuse_foreign_parts, refuse_pickle
 from workers.data.dataset import Resize
 from workers.data.roots import DataRoots
+from workers.failures import FailureClass, classify
 
 ensure_torchvision_ops()
 
@@ -101,9 +102,11 @@ def load_clip(
         model = open_clip.create_model(name, pretrained=config.pretrained, require_pretrained=True)
         tokenize = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ImportError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"backbone {config.model!r} ({config.pretrained or folder or 'hub'}) could not be loaded: {error}"
-        ) from error
+        failure = classify(error)
+        if failure is FailureClass.OUT_OF_MEMORY:
+            raise
+        told = f"backbone {config.model!r} ({config.pretrained or folder or 'hub'}) could not be loaded: {error}"
+        raise (ConnectionError if failure is FailureClass.INFRASTRUCTURE else ValueError)(told) from error
     return freeze(model, tokenize, config, device=device)
 
 

@@ -96,6 +96,7 @@ def _perform(
                 directory=work.directory,
                 should_stop=should_stop,
                 log=log,
+                parts=work.microbatches,
             )
             return {"signatures": str(path)}
         case ProfileWork():

@@ -63,7 +63,9 @@ def profile(
         return directory / SIGNATURES
     num = profile_config.snapshots
     missing = ""
-    probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
+    probe = _Probe(
+        clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop, parts=parts
+    )
     config = training.model_copy(update={"epochs": profile_config.epochs, "max_steps": profile_config.max_steps})
     work = GroupWork(id="shared", tasks=tuple(data), method=probe.method, directory=directory)
 
@@ -108,6 +110,7 @@ def measure_at(
     directory: Path,
     should_stop: Callable[[], bool] = lambda: False,
     log: Callable[[str], None] = lambda text: None,
+    parts: int = 1,
 ) -> Path:
     """Measures tasks at the prompts in `stored`, a profile's signatures.npz; nothing is trained.
 
@@ -120,7 +123,9 @@ def measure_at(
     arrays = read_arrays(stored)
     prompts_SP, steps_S = arrays["prompts"], arrays["steps"]
     num = len(prompts_SP)
-    probe = _Probe(clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop)
+    probe = _Probe(
+        clip, data, profile_config, training, method, num_snapshots=num, should_stop=should_stop, parts=parts
+    )
     for index, (prompts_P, step) in enumerate(zip(prompts_SP, steps_S, strict=True)):
         if not _is_whole(_snapshot(directory, index)):
             write_arrays(_snapshot(directory, index), probe.measure(index, prompts_P, int(step)), "snapshot")
@@ -140,13 +145,15 @@ class _Probe:
         method: MmAPConfig,
         *,
         num_snapshots: int,
+        parts: int,
         should_stop: Callable[[], bool],
     ):
-        """ValueError where the file would be too large, or a task has too few images for the microbatches."""
+        """As many tasks are measured together as fit into the images of a pass, which `parts` divides.  ValueError
+        where the file would be too large, or a task has too few images for the microbatches."""
         self.method = method.model_copy(update={"sharing": "all", "modality": "both"})
         self.num_snapshots = num_snapshots
         self._clip, self._data, self._config, self._seed = clip, data, config, training.seed
-        self._should_stop = should_stop
+        self._should_stop, self._images_per_pass = should_stop, IMAGES_PER_PASS // parts
         self._lists = ClassLists(clip)
         _refuse_too_large(clip, len(data), num_snapshots, config, self.method)
         self._digests = {task: content_digests(part.train) for task, part in data.items()}
@@ -164,7 +171,7 @@ class _Probe:
         gradients, losses, counts = [], [], []
         for microbatch in range(self._config.microbatches):
             measured = []
-            for block in _blocks(parts):
+            for block in _blocks(parts, self._images_per_pass):
                 self._check()
                 batches = {task: _batch(self._data[task], parts[task][microbatch]) for task in block}
                 measured.append(task_gradients(self._clip, self._prompt, self._lists, batches))
@@ -182,13 +189,15 @@ class _Probe:
     def describe(self) -> dict[str, np.ndarray]:
         """Arrays about the tasks that no prompt changes: what signature-free affinities need, and the parts of P."""
         names, offsets = _prompt_blocks(self._clip, self.method)
-        images = [
-            encode_images(self._clip, part.train.images[:CENTROID_IMAGES], NO_EDITS) for part in self._data.values()
-        ]
+        texts, images = [], []
+        for part in self._data.values():
+            self._check()
+            texts.append(_centroid(self._texts(part)))
+            images.append(_centroid(encode_images(self._clip, part.train.images[:CENTROID_IMAGES], NO_EDITS)))
         return {
             "task_names": np.array(list(self._data)),
-            "text_centroids": np.stack([_centroid(self._texts(part)) for part in self._data.values()]),
-            "image_centroids": np.stack([_centroid(features) for features in images]),
+            "text_centroids": np.stack(texts),
+            "image_centroids": np.stack(images),
             "block_names": names,
             "block_offsets": offsets,
         }
@@ -247,12 +256,12 @@ def _batch(data: TaskData, rows: np.ndarray) -> TaskBatch:
     return TaskBatch(data.name, data.train, rows, np.zeros_like(rows), None, len(rows))
 
 
-def _blocks(parts: Mapping[str, list[np.ndarray]]) -> list[list[str]]:
+def _blocks(parts: Mapping[str, list[np.ndarray]], images_per_pass: int) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
     size = 0
     for task, sets in parts.items():
         count = len(sets[0])
-        if blocks[-1] and size + count > IMAGES_PER_PASS:
+        if blocks[-1] and size + count > images_per_pass:
             blocks.append([])
             size = 0
         blocks[-1].append(task)

@@ -19,7 +19,7 @@ from workers.training.batches import TaskBatch, microbatches, scale_pixels
 from workers.training.config import ProfileConfig, TrainConfig
 from workers.training.forward import ClassLists
 from workers.training.gradients import task_gradients
-from workers.training.signatures import SIGNATURES, measure_at, profile
+from workers.training.signatures import IMAGES_PER_PASS, SIGNATURES, measure_at, profile
 from workers.training.train import Stopped
 
 MMAP = MmAPConfig(num_tokens=2, source_shape=(2, 4))
@@ -159,6 +159,17 @@ def test_the_tasks_of_a_profile_measured_again_are_its_file_again(
     a, b = np.load(path), np.load(again)
     assert a.files == b.files
     assert all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def test_fewer_tasks_at_a_time_are_measured_to_the_same_up_to_rounding(
+    tiny_clip: FrozenCLIP, tasks: dict[str, TaskData], tmp_path: Path
+):
+    path = profile(tiny_clip, tasks, PROFILE, TRAINING, MMAP, directory=tmp_path)
+    one_by_one = measure_at(
+        tiny_clip, tasks, path, PROFILE, TRAINING, MMAP, directory=tmp_path / "again", parts=IMAGES_PER_PASS
+    )
+    together, apart = (np.load(each)["gradients"] for each in (path, one_by_one))
+    assert np.abs(apart - together).max() < 1e-5 * np.abs(together).max()
 
 
 def test_a_task_measured_late_is_measured_as_if_it_had_been_there(
