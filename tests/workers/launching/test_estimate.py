@@ -48,7 +48,9 @@ def test_a_profile_in_small_takes_signatures(make_profile):
 
 def test_a_validation_in_small_counts_what_it_did_not_read(make_pass):
     work: PassWork = make_pass({"g1": ("art", "photo")})
-    same = {name: getattr(work, name) for name in ("job", "attempt", "backbone", "tasks", "groups", "roots", "cache_dir")}
+    same = {
+        name: getattr(work, name) for name in ("job", "attempt", "backbone", "tasks", "groups", "roots", "cache_dir")
+    }
     tried = run(small(ValidateWork(**same)))
     told = {task["name"]: task for task in tried.tasks}
     assert set(told) == {"art", "photo"}
