@@ -40,11 +40,16 @@ together, with CLIP frozen.
 
 Submit a job, watch its events, read its groups and the reasons for them, fetch its bundle.
 Errors are `application/problem+json`: what was given, what was expected, what to do."""
+
+
+def _problem(text: str) -> dict[str, Any]:
+    """An answer that is a problem."""
+    content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": text, "content": content}
+
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
-        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    status: _problem(text)
     for status, text in {
         401: "No good API key.",
         403: "The key's role may not do this.",
@@ -52,8 +57,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         409: "The job's state does not allow it.",
         422: "The request is not as it should be.",
         429: "Too many requests by this key.",
+        503: "The database or Ray does not answer; try again soon.",
     }.items()
 }
+_OF_BODIES = {413: "The body is longer than 1 MiB.", 415: "The body is announced as neither YAML nor JSON."}
 
 _KEPT: dict[str, dict[str, Any]] = {
     "plan": {"$ref": "#/components/schemas/WholePlan"},
@@ -96,6 +103,9 @@ def _describe(app: FastAPI) -> None:
                 own = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
                 for name, part in {**own.pop("$defs", {}), model.__name__: own}.items():
                     parts[f"{prefix}{name}"] = part
+            for operation in (each for path in schema["paths"].values() for each in path.values()):
+                for status, text in _OF_BODIES.items() if "requestBody" in operation else ():
+                    operation["responses"][str(status)] = _problem(text)
             for name in ("plan", "review"):  # as they are kept: no client has to know every number
                 parts["PlanDetail"]["properties"][name] |= _KEPT[name]
             app.openapi_schema = schema

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.roles import Principal
 from service.store import Store
+from service.training_rows import storable
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Audit:
                 role=principal.role if principal else None,
                 address=(scope.get("client") or ("",))[0][:64] or None,
                 action=f"{scope['method']} {route}"[:255],
-                job_id=(scope.get("path_params") or {}).get("job_id", "")[:32] or None,
+                job_id=storable((scope.get("path_params") or {}).get("job_id", ""))[:32] or None,
                 status=status,
             )
         except Exception:

@@ -41,9 +41,9 @@ async def events(
     principal: PrincipalOf,
     control_plane: ControlPlaneOf,
     views: ViewsOf,
-    after: Annotated[int, Query(ge=0, lt=2**53, description="Only events with a higher number.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Only events with a higher number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=5000, description="Events per page; a stream has no limit.")] = _PAGE,
-    last_event_id: Annotated[int | None, Header(ge=0, lt=2**53, description="For streams; wins over `after`.")] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**31, description="For streams; wins over `after`.")] = None,
 ) -> Any:
     """Events, oldest first.
 

@@ -157,10 +157,10 @@ def retry(
 
     For jobs that FAILED, were CANCELLED or PARTIALLY_SUCCEEDED: data that was looked at, the shared prompt, plans, and
     groups are taken over, and groups with a checkpoint go on from it.  Repeatable: while a retry of the job is under
-    way, the answer is that one.
+    way, the answer is that one.  Of a retry that ended before it had taken anything over, what it retried is retried.
     """
-    store = control_plane.store
-    return _accepted(children.retry(store, job_id, idempotency_key=idempotency_key), response, views)
+    store, settings = control_plane.store, control_plane.settings
+    return _accepted(children.retry(store, settings, job_id, idempotency_key=idempotency_key), response, views)
 
 
 @router.post("/{job_id}/clone", status_code=202, openapi_extra=_CLONE, summary="Submit a job like this one")

@@ -61,7 +61,7 @@ def revoke(prefix: Prefix, control_plane: ControlPlaneOf) -> wire_keys.Key:
 def audit(
     control_plane: ControlPlaneOf,
     tenant: Annotated[str | None, Query(max_length=64, description="Only what this tenant did.")] = None,
-    before: Annotated[int | None, Query(ge=0, lt=2**53, description="The `next` of the page before.")] = None,
+    before: Annotated[int | None, Query(ge=0, lt=2**31, description="The `next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries per page.")] = 100,
 ) -> wire_keys.AuditPage:
     """Every request that could change something, and every one that was refused for its key, the newest first."""

@@ -41,7 +41,7 @@ def metrics(
     group: Annotated[str | None, Query(description="Only of this group.")] = None,
     task: Annotated[str | None, Query(description="Only of this task.")] = None,
     name: Annotated[str | None, Query(description="Only of this name, e.g. `val_score`.")] = None,
-    after: Annotated[int, Query(ge=0, lt=2**53, description="The `next` of the page before.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="The `next` of the page before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Numbers per page.")] = 1000,
 ) -> wire.MetricPage:
     """One number per group, task, step and name, in the order in which they came."""

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 ARBITRATION = "arbitration.json"
 """Where a job keeps what short training runs said of its groups."""
+TAKEN_OVER = "taken-over.json"
+"""A retry writes it last when it takes files over: its presence means that nothing is missing."""
 _OLD_DRAFT_SECONDS = 60.0
 
 

@@ -4,14 +4,15 @@ import hashlib
 
 from pydantic import Field
 
-from service.artifacts import JobFiles, plan_path
+from service import lifecycle
+from service.artifacts import TAKEN_OVER, JobFiles, plan_path
 from service.errors import Conflict, JobNotFound, SpecError
 from service.measurements import DATASETS, SIGNATURES
 from service.reading import quoted, read_spec
 from service.records import Job, PlanRow
 from service.settings import Settings
 from service.spec import MAX_TASKS, JobSpec, check_roots, parse_spec
-from service.states import JobState
+from service.states import JobState, Verb
 from service.store import Store
 from service.submission import check_json
 from workers.data.config import TaskConfig
@@ -57,14 +58,18 @@ def add_tasks(
     )
 
 
-def retry(store: Store, job_id: str, *, idempotency_key: str | None) -> tuple[Job, bool]:
+def retry(store: Store, settings: Settings, job_id: str, *, idempotency_key: str | None) -> tuple[Job, bool]:
     """Accepts a job that is this finished one once more and takes over what it has left: (job, True), or (an earlier
     retry, False) where the same key brought it before, or one is under way.
 
+    A retry that ended before it had taken anything over has left nothing: what it retried is retried instead.
     Conflict for a job of which nothing is missing, or that has not ended; and where the job that it goes on from is
     gone.
     """
     job = store.get_job(job_id)
+    left = _with_files(store, settings, job)
+    if left is not job:
+        lifecycle.check(Verb.RETRY, job)
     if job.parent is not None:
         try:
             store.tenant_of(job.parent)
@@ -79,10 +84,20 @@ def retry(store: Store, job_id: str, *, idempotency_key: str | None) -> tuple[Jo
         body_sha256=hashlib.sha256(f"retry of {job_id}".encode()).hexdigest(),
         parent=job.parent,
         parent_plan=job.parent_plan,
-        retry_of=job_id,
-        origin=f"; it retries {job_id}",
+        retry_of=left.id,
+        origin=f"; it retries {left.id}",
         purpose=job.purpose,
     )
+
+
+def _with_files(store: Store, settings: Settings, job: Job) -> Job:
+    """The job, or of a retry that never came to take anything over the one whose files it was to take."""
+    while job.retry_of is not None and not JobFiles(settings.storage_place, job.id).exists(TAKEN_OVER):
+        try:
+            job = store.get_job(job.retry_of)
+        except JobNotFound:  # purged: there is nothing left to take over
+            break
+    return job
 
 
 def _plan_to_join(job: Job, store: Store, files: JobFiles) -> PlanRow:

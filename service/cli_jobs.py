@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service import show, wire
-from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, tell
+from service.cli_parts import JobId, Json, Watch, changed, connected, follow, job_id_of, read_mapping, tell
 from service.states import JobState
 
 app = typer.Typer()
@@ -123,6 +123,9 @@ def clone(
     ctx: typer.Context,
     job: JobId,
     name: Annotated[str | None, typer.Option(help="What the new job is called.  (default: as the other)")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting to change, e.g. `training.lr=0.01`; repeatable.")
+    ] = None,
     overrides: Annotated[
         Path | None, typer.Option(help="A YAML or JSON file with what is different, as in a job description.")
     ] = None,
@@ -132,9 +135,8 @@ def clone(
     """Submit a job like another one, from the beginning, with other settings."""
     with connected(ctx) as client:
         job_id = job_id_of(client, job)
-        child = client.clone(
-            job_id, None if overrides is None else read_mapping(overrides, "training: {epochs: 10}"), name=name
-        )
+        different = {} if overrides is None else read_mapping(overrides, "training: {epochs: 10}")
+        child = client.clone(job_id, changed(different, change or []), name=name)
         if watch:
             follow(client, child.id)
     line = f"{child.id} is {child.state}: a clone of {job_id}. See it with `cohort watch {child.id}`."

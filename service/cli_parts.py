@@ -54,6 +54,31 @@ def read_mapping(file: Path, example: str) -> dict[str, Any]:
     return found
 
 
+def read_setting(change: str, example: str) -> tuple[str, Any]:
+    """Name and value of `name=value`.  ValueError."""
+    name, sign, value = change.partition("=")
+    if not sign or not name.strip():
+        raise ValueError(f"--set {change!r:.60} is no setting. Write key=value, e.g. {example}.")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change!r:.60}: the value is no YAML ({error}). Try {example}.") from error
+
+
+def changed(values: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """The values with `part.name=value` changed, one after the other.  ValueError."""
+    for change in changes:
+        name, value = read_setting(change, "training.lr=0.01")
+        *parts, last = name.split(".")
+        place: Any = values
+        for part in parts:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {change!r:.60}: {part} is given as {place!r:.40}, which has no parts.")
+        place[last] = value
+    return values
+
+
 def tell(value: Any, as_json: bool, lines: Callable[[], Iterable[Any]]) -> None:
     """JSON, or what `lines()` gives."""
     if as_json:

@@ -1,16 +1,15 @@
 """`cohort approve`, `plans`, `replan`, `compare`, `rerun`: what a job's plans are, and what others would be."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from service import wire_plans
-from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, tell
+from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, read_setting, tell
 from service.client import Cohort
 from service.plan_words import counted
 
@@ -110,7 +109,7 @@ def _replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None
             "Neither --set nor --groups given. Try `--set num_groups=3`, or `--groups FILE` with lines like "
             "`g1: [art, clipart]`."
         )
-    settings = dict(_setting(change) for change in changes)
+    settings = dict(read_setting(change, "num_groups=3") for change in changes)
     return client.replan(
         job_id, settings or None, groups=None if groups is None else read_mapping(groups, "g1: [art, clipart]")
     )
@@ -189,16 +188,6 @@ def _review_lines(job_id: str, plan: wire_plans.PlanDetail) -> list[str]:
             f"adjusted Rand index {second['agreement']:.2f} to these."
         )
     return lines
-
-
-def _setting(change: str) -> tuple[str, Any]:
-    key, sign, value = change.partition("=")
-    if not sign or not key:
-        raise ValueError(f"--set {change!r:.60} is no setting. Write key=value, e.g. num_groups=3.")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {change!r:.60}: the value is no YAML ({error}). Try num_groups=3.") from error
 
 
 def _changes(plan: wire_plans.PlanSummary, first: wire_plans.PlanSummary) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.pool import StaticPool
 
-from service.errors import DatabaseUnavailable
+from service.errors import CohortError, DatabaseUnavailable
 from service.schema import migrate
 from service.tables import metadata
 from workers import faults
@@ -144,6 +144,11 @@ def _told() -> Iterator[None]:
         log.warning("the database does not answer: %s", error.orig)  # it names hosts and users: not for everybody
         raise DatabaseUnavailable(
             "The database does not answer; the service's log says why. Try again soon."
+        ) from error
+    except DataError as error:  # what PostgreSQL refuses and SQLite takes
+        raise CohortError(
+            "A value was given that the database cannot keep: a text with a NUL character, or a number too large. "
+            "Leave it out."
         ) from error
 
 

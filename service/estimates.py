@@ -44,7 +44,7 @@ class Estimates:
             wait_seconds=self._wait(job) if is_there else None,
             created_at=job.created_at,
             finished_at=job.finished_at,
-            expires_at=(job.finished_at or job.created_at) + timedelta(days=ESTIMATE_DAYS),
+            expires_at=None if job.archived_at else (job.finished_at or job.created_at) + timedelta(days=ESTIMATE_DAYS),
         )
 
     def _wait(self, job: Job) -> float | None:
@@ -52,7 +52,8 @@ class Estimates:
         are no latest."""
         now, slots = self._store.now(), self._settings.max_running_jobs
         running = self._store.active_jobs()
-        ahead = [other for other in self._store.startable_jobs(now) if other.priority >= job.priority]
+        startable = [other for other in self._store.startable_jobs(now) if not other.is_held_back]
+        ahead = [other for other in startable if other.priority >= job.priority]
         if len(running) + len(ahead) < slots:
             return 0.0
         latest = self._store.typical_seconds()

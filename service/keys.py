@@ -32,8 +32,10 @@ class KeyRows(Database):
         expires_in: float | None = None,
     ) -> str:
         """A new key in clear text, shown this once: `cohort_<prefix>_<secret>`.  `expires_in` seconds; None: never."""
-        if not name.strip() or len(name) > 255:
-            raise CohortError(f"Key name {name!r:.60}: expected 1 to 255 characters. Say who or what will use the key.")
+        if not name.strip() or len(name) > 255 or not name.isprintable():
+            raise CohortError(
+                f"Key name {name!r:.60}: expected 1 to 255 printable characters. Say who or what will use the key."
+            )
         if not _TENANT.fullmatch(tenant):
             raise CohortError(
                 f"Tenant {tenant!r:.80}: expected 1 to 63 small letters, digits and dashes, as in `vision-team`."

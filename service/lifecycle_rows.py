@@ -46,33 +46,38 @@ class LifecycleRows(TrainingRows, Database):
         return self._put(Verb.RESTORE, job_id, "restored", "Restored.", deleted_at=None)
 
     def old_jobs(self, before: float, limit: int) -> list[str]:
-        """Jobs that were finished before then, and that nobody has archived or deleted."""
+        """Jobs that were finished before then, to which nothing has happened since, and that nobody has archived or
+        deleted.  One that is restored, or taken out of the archive, has its time again."""
         jobs = tables.jobs
         kept = and_(jobs.c.archived_at.is_(None), jobs.c.deleted_at.is_(None), jobs.c.purpose == "train")
         with self.read() as connection:
-            query = select(jobs.c.id).where(kept, jobs.c.finished_at <= before).order_by(jobs.c.id).limit(limit)
+            query = select(jobs.c.id).where(kept, jobs.c.finished_at <= before, jobs.c.updated_at <= before)
+            query = query.order_by(jobs.c.id).limit(limit)
             return list(connection.scalars(query))
 
     def begin_purges(self, *, deleted_before: float, estimated_before: float, limit: int) -> list[str]:
         """Jobs that are not there any more from now on, and those that were not before but whose rows still are.
 
-        Jobs that were deleted before `deleted_before` and estimates that were finished before `estimated_before`; but
-        none from which a job goes on that has not ended.
+        Jobs that were deleted before `deleted_before`, and estimates that were finished before `estimated_before` and
+        that nobody has archived; but none from which a job goes on that has not ended.  Their idempotency keys are
+        free again at once.
         """
-        jobs = tables.jobs
+        jobs, keys = tables.jobs, tables.idempotency_keys
         child = jobs.alias()
         needed = exists().where(
             or_(child.c.parent == jobs.c.id, child.c.retry_of == jobs.c.id), child.c.state.not_in(TERMINAL)
         )
         due = or_(
             jobs.c.deleted_at <= deleted_before,
-            and_(jobs.c.purpose == "estimate", jobs.c.finished_at <= estimated_before),
+            and_(jobs.c.purpose == "estimate", jobs.c.finished_at <= estimated_before, jobs.c.archived_at.is_(None)),
         )
         with self.write("begin_purges") as connection:
             first = select(jobs.c.id).where(due, jobs.c.purged_at.is_(None), ~needed).order_by(jobs.c.id).limit(limit)
             here = jobs.c.id.in_(list(connection.scalars(first)))
             connection.execute(update(jobs).where(here, due, ~needed).values(purged_at=self.now()))
-            return list(connection.scalars(select(jobs.c.id).where(jobs.c.purged_at.is_not(None)).order_by(jobs.c.id)))
+            gone = list(connection.scalars(select(jobs.c.id).where(jobs.c.purged_at.is_not(None)).order_by(jobs.c.id)))
+            connection.execute(delete(keys).where(keys.c.job_id.in_(gone)))
+            return gone
 
     def end_purge(self, job_id: str) -> None:
         """Removes every row of a job that is not there any more; repeatable."""

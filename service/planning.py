@@ -60,13 +60,14 @@ class Planner:
         """Makes the plan that a `NewPlan` in YAML or JSON asks for.
 
         Raises: SpecError for what is no such request, or what no grouping of these tasks could be; Conflict for a job
-        without signatures, and for one that has as many plans as it keeps.
+        without signatures, and for one that has as many plans as it keeps; QuotaExceeded.
         """
         if json_only:
             check_json(text)
         asked = read_spec(NewPlan, text)
         job = self._store.get_job(job_id)
         files, measurement = self._measured(job)
+        self._store.check_storage(job.tenant)
         config = _changed(job.spec.grouping, asked.settings or {})
         costs = task_costs(files, job.spec.training.batch_size)
         try:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 RAY_AWAY = "Ray does not answer; no job can start."
+QUOTA = "Quota: "
+"""Begins the reasons that have to do with what the job's own tenant uses."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Waiting:
     priority: int = 0
     waits_for: str | None = None
     """The reason that it was told last."""
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its own tenant's quota keeps it from its turn, so that others pass it by."""
+        return (self.waits_for or "").startswith(QUOTA)
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,12 @@ def seat(
         quota = quotas.get(job.tenant, Quota())
         left_in_line[job.tenant] -= 1
         own = held[job.tenant]
-        if sum(map(len, held.values())) >= room:
-            seating.waits[job.id] = f"Room: {room} of {room} jobs run on this service."
-        elif job.tenant in blocked:
+        if job.tenant in blocked:
             seating.waits[job.id] = blocked[job.tenant]
         elif reason := _at_quota(quota, len(own), stored.get(job.tenant, 0)):
             seating.waits[job.id] = blocked[job.tenant] = reason
+        elif sum(map(len, held.values())) >= room:
+            seating.waits[job.id] = f"Room: {room} of {room} jobs run on this service."
         elif quota.max_devices is None:
             seating.starts[job.id] = None
             own.append(None)
@@ -114,12 +121,12 @@ def seat(
             free = quota.max_devices - sum(quota.max_devices if devices is None else devices for devices in own)
             if wants.least > quota.max_devices:  # it alone can never start: the others of its tenant go on
                 seating.waits[job.id] = (
-                    f"Quota: it needs {wants.least} devices at a time, and its tenant may use {quota.max_devices}. "
+                    f"{QUOTA}it needs {wants.least} devices at a time, and its tenant may use {quota.max_devices}. "
                     "Ask for fewer, or an admin for a higher quota."
                 )
             elif wants.least > free:
                 seating.waits[job.id] = blocked[job.tenant] = (
-                    f"Quota: its tenant's jobs hold {quota.max_devices - free} of {quota.max_devices} devices, and it "
+                    f"{QUOTA}its tenant's jobs hold {quota.max_devices - free} of {quota.max_devices} devices, and it "
                     f"needs {wants.least}."
                 )
             else:
@@ -134,11 +141,11 @@ def seat(
 
 def _at_quota(quota: Quota, num_running: int, stored: int) -> str | None:
     if quota.max_running_jobs is not None and num_running >= quota.max_running_jobs:
-        return f"Quota: its tenant runs {num_running} of {quota.max_running_jobs} jobs."
+        return f"{QUOTA}its tenant runs {num_running} of {quota.max_running_jobs} jobs."
     if quota.max_storage_bytes is not None and stored >= quota.max_storage_bytes:
         return (
-            f"Quota: its tenant's files take {stored} of {quota.max_storage_bytes} bytes. Delete jobs that are done "
-            "with, or ask an admin for a higher quota."
+            f"{QUOTA}its tenant's files take {stored} of {quota.max_storage_bytes} bytes. Delete jobs that are done "
+            "with (their files count until `purge_at`), or ask an admin for a higher quota."
         )
     return None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from service.queue import line_up, wait_until_start
+from service.queue import RAY_AWAY, line_up, wait_until_start
 from service.records import Job
 from service.settings import Settings
 from service.states import WAITING, Desired, JobState
@@ -25,7 +25,7 @@ class _Look:
     now: float
     """Seconds since 1970."""
     positions: dict[str, int]
-    """Job -> its place in the whole line, from 1."""
+    """Job -> its place in the whole line, from 1, without those that their tenant's quota holds back."""
     elapsed: list[float]
     """Seconds that the running jobs have run so far."""
     typical: float | None
@@ -54,7 +54,7 @@ class QueueViews:
             return QueuePlace(waits_for="A pause after a failure.", position=None, starts_at=job.not_before)
         position = look.positions.get(job.id)
         starts_at = None
-        if position is not None and look.typical is not None and not (job.waits_for or "").startswith("Quota"):
+        if position is not None and look.typical is not None and job.waits_for != RAY_AWAY:
             seconds = wait_until_start(position, look.elapsed, self._settings.max_running_jobs, look.typical)
             starts_at = datetime.fromtimestamp(round(look.now + seconds), UTC)
         return QueuePlace(waits_for=job.waits_for or "Its turn.", position=position, starts_at=starts_at)
@@ -64,7 +64,8 @@ class QueueViews:
             if self._look is None or self._steady() >= self._look.until:
                 now = self._store.now()
                 running = self._store.active_jobs()
-                line = line_up(self._store.startable_jobs(now), Counter(job.tenant for job in running))
+                startable = [job for job in self._store.startable_jobs(now) if not job.is_held_back]
+                line = line_up(startable, Counter(job.tenant for job in running))
                 latest = self._store.typical_seconds()
                 self._look = _Look(
                     until=self._steady() + LOOK_SECONDS,

@@ -4,8 +4,10 @@ Running jobs and devices are held back by the queue; files and priorities by ref
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from service import tables
 from service.database import Database
@@ -44,11 +46,11 @@ class QuotaRows(Database):
 
     def set_quota(self, tenant: str, **limits: int | None) -> None:
         """Sets a tenant's limits (`Quota`), all at once: one that is left out is none.  What runs goes on."""
-        table = tables.quotas
         values = asdict(Quota(**limits)) | {"updated_at": self.now()}
-        with self.write() as connection:
-            if connection.execute(update(table).where(table.c.tenant == tenant).values(values)).rowcount == 0:
-                connection.execute(insert(table).values(values | {"tenant": tenant}))
+        try:
+            self._put_quota(tenant, values)
+        except IntegrityError:  # another one was the first to set it, just now
+            self._put_quota(tenant, values)
 
     def delete_quota(self, tenant: str) -> None:
         """Lifts every limit of a tenant.  Repeatable."""
@@ -69,22 +71,41 @@ class QuotaRows(Database):
             limited = select(tables.quotas.c.tenant).where(tables.quotas.c.max_storage_bytes.is_not(None))
             return {tenant: _stored(connection, tenant) for (tenant,) in connection.execute(limited).all()}
 
+    def _put_quota(self, tenant: str, values: dict[str, Any]) -> None:
+        table = tables.quotas
+        with self.write() as connection:
+            if connection.execute(update(table).where(table.c.tenant == tenant).values(values)).rowcount == 0:
+                connection.execute(insert(table).values(values | {"tenant": tenant}))
+
     def _quota(self, connection: Connection, tenant: str) -> Quota:
         query = select(tables.quotas).where(tables.quotas.c.tenant == tenant)
         row = connection.execute(query).mappings().first()
         return Quota() if row is None else Quota(*(row[name] for name in _LIMITS))
 
+    def _highest_priority(self, connection: Connection, tenant: str, wanted: int) -> int:
+        """The wanted priority, or the tenant's highest where that is lower."""
+        most = self._quota(connection, tenant).max_priority
+        return wanted if most is None else min(wanted, most)
+
     def _check_quota(self, connection: Connection, tenant: str, priority: int, *, stores: bool = True) -> None:
         """QuotaExceeded where the tenant may have no such job now."""
         quota = self._quota(connection, tenant)
         check_priority(quota, tenant, priority)
-        if stores and quota.max_storage_bytes is not None:
-            stored = _stored(connection, tenant)
-            if stored >= quota.max_storage_bytes:
-                raise QuotaExceeded(
-                    f"The files of tenant {tenant!r} take {stored} bytes, and its quota is {quota.max_storage_bytes}. "
-                    "Delete jobs that are done with, or ask an admin for a higher quota."
-                )
+        if stores:
+            self._check_storage(connection, tenant)
+
+    def check_storage(self, tenant: str) -> None:
+        """QuotaExceeded where the tenant's files take all that they may."""
+        with self.read() as connection:
+            self._check_storage(connection, tenant)
+
+    def _check_storage(self, connection: Connection, tenant: str) -> None:
+        most = self._quota(connection, tenant).max_storage_bytes
+        if most is not None and (stored := _stored(connection, tenant)) >= most:
+            raise QuotaExceeded(
+                f"The files of tenant {tenant!r} take {stored} bytes, and its quota is {most}. Delete jobs that are "
+                "done with (their files count until `purge_at`), or ask an admin for a higher quota."
+            )
 
 
 def check_priority(quota: Quota, tenant: str, priority: int) -> None:

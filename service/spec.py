@@ -47,7 +47,7 @@ class JobSpec(Spec):
     """How tasks are split into groups."""
     training: TrainConfig = TrainConfig()
     """How groups and baselines train."""
-    baselines: tuple[Baseline, ...] = Field(default_factory=lambda known: _defined_baselines(known["method"]))
+    baselines: tuple[Baseline, ...] = Field(default_factory=lambda known: defined_baselines(known["method"]))
     """What every task is compared with.  Left out: zero_shot, and of alone and all what the method defines."""
     search: SearchConfig | None = None
     """Settings tried on validation images before the groups train with the best.  Left out: the job's own are taken."""
@@ -224,7 +224,7 @@ def with_sharing(method: MethodConfig, sharing: Sharing) -> MethodConfig:
         raise ValueError(" ".join(reasons)) from error
 
 
-def _defined_baselines(method: MethodConfig) -> tuple[Baseline, ...]:
+def defined_baselines(method: MethodConfig) -> tuple[Baseline, ...]:
     """Every baseline that the method can be compared with."""
 
     def is_defined(baseline: Baseline) -> bool:

@@ -85,9 +85,12 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
                 job = self._under_way(connection, parent, retry_of)
                 created = job is None
                 if job is None:
-                    self._check_quota(connection, tenant, spec.priority, stores=purpose == "train")
+                    priority = spec.priority
+                    if parent is not None or retry_of is not None:  # nobody could ask for another one
+                        priority = self._highest_priority(connection, tenant, priority)
+                    self._check_quota(connection, tenant, priority, stores=purpose == "train")
                     values: dict[str, Any] = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
-                    values |= {"priority": spec.priority}
+                    values |= {"priority": priority}
                     values |= {"parent": parent, "parent_plan": parent_plan, "retry_of": retry_of}
                     job = self._insert_job(connection, values, f"Accepted with {len(spec.tasks)} task(s){origin}.")
                 if idempotency_key is not None:

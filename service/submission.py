@@ -11,7 +11,7 @@ from service.errors import SpecError
 from service.reading import read_spec as read_model
 from service.records import Job, Purpose
 from service.settings import Settings
-from service.spec import JobSpec, check_roots, parse_spec
+from service.spec import JobSpec, check_roots, defined_baselines, parse_spec
 from service.states import Verb
 from service.store import Store
 from workers.data.config import TaskConfig
@@ -66,7 +66,10 @@ def clone(
     job = store.get_job(job_id)
     lifecycle.check(Verb.CLONE, job)
     changes = asked.overrides | ({} if asked.name is None else {"name": asked.name})
-    spec = parse_spec(merged(job.spec.model_dump(mode="json"), changes))
+    known = job.spec.model_dump(mode="json")
+    if job.spec.baselines == defined_baselines(job.spec.method):
+        del known["baselines"]  # as if left out: another method has others
+    spec = parse_spec(merged(known, changes))
     try:
         check_roots(spec, settings.roots_of(job.tenant))
     except ValueError as error:

@@ -194,6 +194,9 @@ class TrainingRows(Database):
             values |= {"attempt": attempt}
             values |= {"approved": granted, "created_at": now, "approved_at": now if granted else None}
             connection.execute(insert(table).values(values))
+            if attempt is None:  # the files of a job that has ended are measured once, and these came later
+                of_job = tables.jobs.c.id == job_id
+                connection.execute(update(tables.jobs).where(of_job).values(measured_at=None))
             return number
 
     def plans(self, job_id: str) -> list[PlanRow]:
@@ -205,7 +208,8 @@ class TrainingRows(Database):
     def _lock_job(self, connection: Connection, job_id: str) -> None:
         """JobNotFound if there is none; else nobody else writes about the job until the transaction ends."""
         table = tables.jobs
-        if connection.execute(select(table.c.id).where(table.c.id == job_id).with_for_update()).first() is None:
+        here = (table.c.id == job_id) & table.c.purged_at.is_(None)
+        if connection.execute(select(table.c.id).where(here).with_for_update()).first() is None:
             raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
     def _owns(self, connection: Connection, job_id: str, attempt: int) -> bool:

@@ -129,8 +129,8 @@ class Estimate(Message):
     """When it was asked for."""
     finished_at: datetime | None
     """When it had ended."""
-    expires_at: datetime
-    """From when on it is no longer kept."""
+    expires_at: datetime | None
+    """From when on it is no longer kept; null while it is archived."""
 
     @property
     def is_finished(self) -> bool:

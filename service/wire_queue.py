@@ -14,7 +14,8 @@ class QueuePlace(Message):
     waits_for: str
     """Why it does not run now."""
     position: int | None
-    """1: it is the next.  Null while its turn cannot come: a pause after a failure, a plan without approval."""
+    """1: it is the next.  Null while its turn cannot come: a pause after a failure, a plan without approval, a
+    quota that is used up."""
     starts_at: datetime | None
     """About when it starts, if it takes the others as long as the latest jobs; null where nothing tells."""
 

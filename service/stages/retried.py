@@ -6,15 +6,13 @@ job's files are not needed later.
 
 from contextlib import suppress
 
-from service.artifacts import JobFiles
+from service.artifacts import TAKEN_OVER, JobFiles
 from service.measurements import DATASETS, SIGNATURES
 from service.stages.inherit import copy_file
 from service.stages.run import JobRun
 from workers import faults
 from workers.launching.trials import read_trials
 
-TAKEN_OVER = "taken-over.json"
-"""Its presence means that nothing is missing."""
 _KEPT = ("datasets.json", "profile/", "plans/", "arbitration", "search", "groups/")
 
 

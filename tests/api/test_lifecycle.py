@@ -204,6 +204,10 @@ def test_a_clone_begins_anew_with_what_is_overridden(no_key: TestClient, control
     assert clone(overrides={"training": {"epochs": None}}).json()["spec"] == base
     method = clone(overrides={"method": {"kind": "coop"}, "baselines": None}).json()["spec"]["method"]
     assert method["kind"] == "coop" and "source_shape" not in method
+    found = clone(overrides={"method": {"kind": "zero_shot"}}).json()[
+        "spec"
+    ]  # baselines that nobody asked for go along
+    assert found["baselines"] == ["zero_shot"]
     for overrides, problem in (
         ({"trainin": {}}, "Did you mean 'training'?"),
         ({"tasks": None}, "missing"),
@@ -223,6 +227,19 @@ def test_retries_and_clones_stay_with_the_tenant(control_plane: ControlPlane) ->
     for verb in (Verb.RETRY, Verb.CLONE):
         made = send(client, verb, job, headers={"Authorization": f"Bearer {operator}"}).json()
         assert made["tenant"] == "default"
+
+
+def test_a_retry_of_a_retry_that_never_began_retries_the_job_before_both(
+    no_key: TestClient, control_plane: ControlPlane
+) -> None:
+    job = led_to(control_plane, S.FAILED)
+    child = send(no_key, Verb.RETRY, job).json()["id"]
+    assert send(no_key, Verb.RETRY, child).status_code == 409
+    control_plane.store.set_desired(child, Desired.CANCEL)
+    control_plane.store.move(child, S.CANCELLED, attempt=None)
+    again = send(no_key, Verb.RETRY, child).json()
+    assert again["retry_of"] == job
+    assert send(no_key, Verb.RETRY, job).json()["id"] == again["id"]
 
 
 def test_verbs_and_states_of_the_api_are_those_of_the_service(no_key: TestClient) -> None:

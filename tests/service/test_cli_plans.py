@@ -135,3 +135,10 @@ def test_what_a_job_does_with_its_plan_is_no_change_of_the_plan(live_service: Li
     listed = say(live_service, "plans", job)
     assert "num_groups=3" in listed
     assert "approve=" not in listed
+
+
+def test_a_clone_takes_settings_one_by_one(live_service: LiveService, job: str) -> None:
+    said = say(live_service, "clone", job, "--set", "training.lr=0.01", "--set", "name=again", "--json")
+    spec = json.loads(said)["spec"]
+    assert (spec["training"]["lr"], spec["name"]) == (0.01, "again")
+    assert "which has no parts" in say(live_service, "clone", job, "--set", "name=a", "--set", "name.x=1", code=1)

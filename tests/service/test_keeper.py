@@ -178,3 +178,57 @@ def test_a_service_that_dies_in_between_leaves_a_job_whole_or_not_at_all(make_st
         house.purge(8)
         assert house.store.get_job(job).state == JobState.FAILED and house.files(job).exists("plans/0.json"), point
         assert not any(house.rows(purged).values()) and not house.files(purged).root.exists(), point
+
+
+def test_a_job_that_is_restored_or_taken_out_of_the_archive_has_its_time_again(
+    make_store: Stores, tmp_path: Path
+) -> None:
+    house = House(make_store(), tmp_path, finished_retention_days=30)
+    restored, kept = house.finished(), house.finished()
+    house.store.archive(kept)
+    assert house.purge(31) == [] and house.store.get_job(restored).deleted_at is not None
+    house.store.restore(restored)
+    house.store.unarchive(kept)
+    assert house.purge(29) == []
+    assert [house.store.get_job(job).deleted_at for job in (restored, kept)] == [None, None]
+    assert house.purge(2) == [] and house.store.get_job(kept).deleted_at is not None
+
+
+def test_an_archived_dry_run_is_kept(make_store: Stores, tmp_path: Path) -> None:
+    house = House(make_store(), tmp_path)
+    job = house.finished(purpose="estimate")
+    house.store.archive(job)
+    assert house.purge(1000) == []
+    house.store.unarchive(job)
+    assert house.purge() == [job]
+
+
+def test_the_idempotency_key_of_a_job_that_goes_is_free_at_once(
+    make_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(make_store(), tmp_path)
+    job = house.store.create_job(SPEC, idempotency_key="mine")[0].id
+    house.store.move(job, JobState.CANCELLED, attempt=None)
+    house.store.delete(job)
+
+    def refuse(files: JobFiles) -> None:
+        raise PermissionError(13, "no", "there")
+
+    monkeypatch.setattr(JobFiles, "remove", refuse)
+    assert house.purge(8) == []
+    again, created = house.store.create_job(SPEC, idempotency_key="mine")
+    assert created and again.id != job
+
+
+def test_no_plan_is_added_to_a_job_that_goes(
+    make_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(make_store(), tmp_path)
+    job = house.finished()
+    house.store.delete(job)
+    monkeypatch.setattr(JobFiles, "remove", lambda files: (_ for _ in ()).throw(PermissionError(13, "no", "there")))
+    assert house.purge(8) == []
+    saved: list[int] = []
+    with pytest.raises(JobNotFound):
+        house.store.add_plan(job, trivial_plan(["a"], "all").outline(), saved.append)
+    assert saved == []

@@ -137,3 +137,8 @@ def test_the_wait_is_until_so_many_jobs_have_ended() -> None:
     assert wait_until_start(3, [30, 80], 2, 100) == 120
     assert wait_until_start(1, [500], 1, 100) == 0  # it may end at any time
     assert wait_until_start(1, [10, 20, 30], 2, 100) == 80  # more run than may: the first end lets nobody in
+
+
+def test_a_job_is_told_of_its_quota_even_where_there_is_no_room() -> None:
+    found = seated(waiting("a", "b"), [Holding("a")], room=1, quotas={"a": Quota(max_running_jobs=1)})
+    assert found.waits == {"0": "Quota: its tenant runs 1 of 1 jobs.", "1": "Room: 1 of 1 jobs run on this service."}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from grouping.plan import trivial_plan
 from service.errors import JobFinished, QuotaExceeded
 from service.keeper import Keeper
 from service.queue import Quota
@@ -177,3 +178,32 @@ def test_a_job_that_cannot_have_its_turn_yet_has_no_place(queue: Queue) -> None:
     assert queue.place(fails).position is None
     assert queue.place(fails).starts_at == store.get_job(fails).not_before
     assert queue.look(paused) is None
+
+
+def test_who_waits_for_its_own_quota_stands_in_nobodys_way(queue: Queue) -> None:
+    held = submit(queue.store, priority=5)
+    other = submit(queue.store, "b")
+    queue.store.set_waits({held: "Quota: its tenant runs 1 of 1 jobs."})
+    assert (queue.place(held).position, queue.place(held).starts_at) == (None, None)
+    assert queue.place(other).position == 1
+
+
+def test_a_job_that_goes_on_from_another_has_the_highest_priority_that_its_tenant_may_have(store: Store) -> None:
+    job = submit(store, priority=50)
+    store.move(job, JobState.CANCELLED, attempt=None)
+    store.set_quota("a", max_priority=3)
+    spec = store.get_job(job).spec
+    retry, _ = store.create_job(spec, tenant="a", retry_of=job)
+    assert retry.priority == 3
+    with pytest.raises(QuotaExceeded):
+        store.create_job(spec, tenant="a")
+
+
+def test_files_that_come_later_are_measured_again(store: Store, tmp_path: Path) -> None:
+    job = submit(store)
+    store.start_attempt(job)
+    store.move(job, JobState.FAILED, attempt=1)
+    store.set_stored(job, 10, store.now() + 1)
+    assert store.jobs_to_measure(store.now() + 1000) == []
+    store.add_plan(job, trivial_plan(["a"], "all").outline(), lambda number: None)
+    assert store.jobs_to_measure(store.now() + 1000) == [job]

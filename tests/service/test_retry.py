@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.artifacts import TAKEN_OVER
 from service.children import retry
 from service.keeper import Keeper
-from service.stages.retried import TAKEN_OVER
 from service.states import Desired, JobState
 from service.store import Store
 from workers import faults
@@ -43,7 +43,7 @@ def partly(world, spec) -> str:
 
 
 def retried(world, job: str) -> str:
-    child, created = retry(world.store, job, idempotency_key=None)
+    child, created = retry(world.store, world.settings, job, idempotency_key=None)
     assert created and child.retry_of == job
     return child.id
 
@@ -121,14 +121,17 @@ def test_a_retry_whose_driver_dies_while_it_takes_over_misses_nothing(make_world
         assert [plan.approved for plan in world.store.plans(child)] == [True]
 
 
-def test_a_retry_of_a_retry_goes_on_from_both(make_world, make_spec):
+def test_a_retry_of_a_retry_that_never_began_goes_on_from_the_job_before_both(make_world, make_spec):
     world = make_world()
     job = partly(world, make_spec(grouping={"num_groups": 2}, baselines=["zero_shot"]))
     child = retried(world, job)
     world.store.set_desired(child, Desired.CANCEL)
     world.store.move(child, JobState.CANCELLED, attempt=None)
-    again = retried(world, child)
-    assert world.attempt(again) == JobState.SUCCEEDED, world.why(again)
+    again, _ = retry(world.store, world.settings, child, idempotency_key=None)
+    assert again.retry_of == job
+    assert world.attempt(again.id) == JobState.SUCCEEDED, world.why(again.id)
+    (event,) = told(world, again.id, "taken_over")
+    assert "zero-shot" in event.data["groups"], event
 
 
 def test_a_retry_needs_the_job_before_it_only_until_it_has_ended(make_world, make_spec):
