@@ -6,15 +6,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import JSON, Connection, inspect, text
 
 from service.errors import CohortError
-from service.schema import MIGRATIONS, migrate
+from service.schema import MIGRATIONS, _config, migrate
 from service.spec import parse_spec
+from service.states import JobState
 from service.store import Store
 from service.tables import metadata
 from tests.databases import Stores, shared
@@ -119,3 +122,26 @@ def test_control_planes_that_start_at_once_migrate_once(
     assert stores[0].list_jobs() == ([], None)
     for store in stores:
         store.close()
+
+
+def test_jobs_of_the_first_version_and_what_hangs_on_them_outlive_every_migration(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'cohort.db'}")
+    with store.write() as connection:
+        command.upgrade(_config(connection, MIGRATIONS), "0001")
+        job = {"id": "job-00000000000a", "name": "two", "tenant": "t", "spec": SPEC.model_dump_json()}
+        _old_row(connection, "jobs", job | {"state": "TRAINING", "desired": "run"})
+        _old_row(connection, "groups", {"job_id": job["id"], "id": "g1", "kind": "plan", "state": "running"})
+    store.create_schema()
+    (group,) = store.groups(job["id"])
+    found = store.get_job(job["id"])
+    assert (found.state, found.purpose, found.at_once) == (JobState.TRAINING, "train", False)
+    assert (group.microbatches, group.failures, len(group.tries)) == (1, 0, 0)
+
+
+def _old_row(connection: Connection, table: str, values: dict[str, Any]) -> None:
+    """A row as old code writes it: what it says nothing of is empty."""
+    for column in inspect(connection).get_columns(table):
+        if not column["nullable"] and column["name"] not in values:
+            values[column["name"]] = "{}" if isinstance(column["type"], JSON) else 0
+    names = ", ".join(f'"{name}"' for name in values)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{n}' for n in values)})"), values)

@@ -27,7 +27,8 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("purpose", sa.String(length=16), server_default="train", nullable=False))
         batch_op.add_column(sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
-        batch_op.add_column(sa.Column("at_once", sa.Boolean(), server_default=sa.false(), nullable=False))
+        # "0" and not false(): for an expression Alembic would copy the table and drop the old one, which rows hang on
+        batch_op.add_column(sa.Column("at_once", sa.Boolean(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("failure", sa.String(length=24), nullable=True))
         batch_op.add_column(sa.Column("waits_for", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("devices", sa.Integer(), nullable=True))
