@@ -279,10 +279,12 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
     if devices > 1 or unit.kind == "search":
         # run_ranks and run_search block one slot while others report and the driver takes; Ray Train and Tune read
         # these when they start, and Train's default of one look at the ranks every two seconds is slow beside a
-        # prompt's training
+        # prompt's training; Train's guard over the devices of a controller that dies asks whatever Ray this machine
+        # started last, unless it is told which, and then they are never given back
         options["max_concurrency"] = 8
         options["runtime_env"] = {
             "env_vars": {
+                "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
                 "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
                 "RAY_CHDIR_TO_TRIAL_DIR": "0",
                 "OMP_NUM_THREADS": "1",
