@@ -58,7 +58,8 @@ def run_job(
     faults.point("driver.begins")
     failure: FailureClass | None = None
     try:
-        launcher.capacity(job.spec.resources.devices_per_group)  # refused now, not after hours of profiling
+        if not job.stage_times:  # refused now, not after hours of profiling; one that has begun waits for machines
+            launcher.capacity(job.spec.resources.devices_per_group)
         if job.spec.search is not None:
             launcher.check_search(job.spec.search)
         files.remove_drafts()
@@ -116,6 +117,8 @@ def main(job_id: str, attempt: int) -> int:
             devices=job.devices,
         )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
+        if job.stage_times:
+            raise  # it was there when the job began: a machine is gone, and may come back
         store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error), failure=FailureClass.USER)
         return 0
     terminations: list[int] = []

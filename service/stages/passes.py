@@ -126,7 +126,10 @@ def _cost(units: Sequence[GroupUnit]) -> float:
 
 def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:
     """When the units should be done, as those before them were."""
-    workers = run.launcher.capacity(run.spec.resources.devices_per_group)
+    try:
+        workers = run.launcher.capacity(run.spec.resources.devices_per_group)
+    except ValueError:  # a machine is gone: it is waited for, and nobody knows how long
+        return
     seconds = max(sum(map(_cost, of_worker)) for of_worker in longest_first(passes, num_bins=workers, cost=_cost))
     units = [unit for units in passes for unit in units]
     what = "trial(s)" if all(unit.kind == "trial" for unit in units) else "group(s) and baselines"

@@ -223,7 +223,8 @@ def test_zero_shot_that_runs_out_of_memory_is_tried_again_without_talk_of_batche
     assert "parts" not in told.message and "checkpoint" not in told.message
 
 
-def test_ranks_whose_machine_is_gone_wait_for_it(tmp_path):
+@pytest.mark.parametrize("begun", [False, True], ids=["in the middle", "before a later attempt"])
+def test_ranks_whose_machine_is_gone_wait_for_it(tmp_path, begun):
     job = Job(tmp_path, method={"kind": "mmap", "sharing": "all"}, resources={"devices_per_group": 2})
 
     class Shrinking(ScriptedLauncher):
@@ -231,12 +232,16 @@ def test_ranks_whose_machine_is_gone_wait_for_it(tmp_path):
 
         def capacity(self, devices: int = 1) -> int:
             self.looks += devices > 1
-            if devices > 1 and 1 < self.looks < 5:
+            if devices > 1 and (begun or self.looks > 1) and self.looks < 5:
                 raise ValueError("devices_per_group=2: the cluster has 1 GPU.")
             return 1
 
-    attempt, files = job.store.start_attempt(job.id), JobFiles(job.settings.storage, job.id)
-    launcher = Shrinking(lambda work: None)
+    attempt = job.store.start_attempt(job.id)
+    if begun:
+        job.store.move(job.id, JobState.VALIDATING, attempt=attempt)
+        job.store.move(job.id, JobState.QUEUED, attempt=attempt)
+        attempt = job.store.start_attempt(job.id)
+    launcher, files = Shrinking(lambda work: None), JobFiles(job.settings.storage, job.id)
     run_job(job.id, attempt, store=job.store, files=files, launcher=launcher, settings=job.settings)
     assert job.state is JobState.SUCCEEDED, job.store.get_job(job.id).reason
     assert [event.level for event in job.events("waits_for_devices")] == ["warning"]
