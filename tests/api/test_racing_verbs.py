@@ -73,7 +73,8 @@ class Driver:
 
 
 @pytest.fixture
-def control_plane(make_store: Stores, tmp_path: Path) -> ControlPlane:
+def control_plane(make_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ControlPlane:
+    monkeypatch.setattr("service.control_plane.KEEP_SECONDS", 0.5)  # removals take part in the race
     for task in "ab":
         (tmp_path / "data" / task).mkdir(parents=True)
     values = {"home": tmp_path, "data_roots": [str(tmp_path / "data")], "no_auth": True, "requests_per_minute": 0}
