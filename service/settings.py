@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -229,9 +230,13 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_secret(path: Path) -> str:
-    """The secret in a file that only its owner can read; made at the first call."""
+    """The secret in a file that only its owner can read; made at the first call, one for all that call at once."""
     if not path.exists():
-        write_private(path, secrets.token_hex(32))
+        draft = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+        write_private(draft, secrets.token_hex(32))
+        with suppress(FileExistsError):  # somebody was faster
+            os.link(draft, path)
+        draft.unlink()
     return path.read_text().strip()
 
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from service.settings import Settings
+from service.settings import Settings, private_secret
 
 
 @pytest.fixture
@@ -105,3 +106,10 @@ def test_roots_may_be_uris_and_a_tenants_own(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("COHORT_TENANT_ROOTS", json.dumps({"red": ["ftp://x"]}))
     with pytest.raises(ValueError, match=r"tenant_roots: .*'ftp'.* unknown"):
         Settings.load()
+
+
+def test_a_secret_that_is_asked_for_by_many_at_once_is_one(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        found = set(pool.map(lambda _: private_secret(tmp_path / "secret"), range(64)))
+    assert len(found) == 1 and len(found.pop()) == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
