@@ -54,10 +54,10 @@ browser:
 	else echo "No Chromium found. For the browser tests run: sudo sh -c '$$install'"; fi
 
 test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chromium.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ray and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser"
 
 chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about an hour).
 	$(BIN)/python -m tests.chaos

@@ -14,15 +14,6 @@ from workers.clip.scratch import new_clip, save_clip
 
 torch.set_num_threads(1)
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are shared out over processes, a file stays whole and no two of them start a Ray at a time."""
-    for item in items:
-        is_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if is_ray else str(item.path)))
-
-
 TINY = {
     "model_cfg": {
         "embed_dim": 16,
