@@ -79,7 +79,7 @@ class GroupResult:
         """The finished result in a group's directory, or None if it has not finished.  Damaged, if a file is that."""
         try:
             stored = read_sealed(directory / RESULT)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         _read_named(directory, stored)
         results = {task: TaskResult(**result) for task, result in stored["results"].items()}

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 
@@ -283,8 +284,10 @@ def test_demo_tasks_keep_their_own_parts(roots):
         list_task(task, roots)
 
 
-def test_a_bucket_is_listed_and_read_like_a_folder(tmp_path):
-    fsspec.register_implementation("s3", Bucket, clobber=True)
+def test_a_bucket_is_listed_and_read_like_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        importlib.import_module("fsspec.registry")._registry, "s3", Bucket
+    )  # and the real one afterwards
     bucket = fsspec.filesystem("s3")
     for key in ("cat/0.png", "cat/deep/1.jpg", "dog/2.png", "dog/.x.png", "loose.png", "dog/notes.txt"):
         bucket.pipe_file(f"/shop/pets/{key}", key.encode())
