@@ -11,7 +11,8 @@ from pathlib import Path
 from itsdangerous import BadData, URLSafeSerializer
 
 from service.errors import JobNotFound
-from service.settings import Settings, private_secret
+from service.private_files import private_secret
+from service.settings import Settings
 from service.store import Store
 
 

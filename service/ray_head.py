@@ -23,8 +23,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from service.errors import HeadFailed
+from service.private_files import private_secret, write_private
 from service.processes import Process, end, marked, wait_until_gone
-from service.settings import Settings, child_environment, private_secret, write_private
+from service.settings import Settings, child_environment
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,13 @@ holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials
 import json
 import os
 import re
-import secrets
-import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.private_files import read_private, write_private
 from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
 from workers.storage import is_remote, open_place
@@ -153,7 +151,7 @@ class Settings(BaseSettings):
         """
         home = Path(given.get("home") or os.environ.get("COHORT_HOME") or "var").expanduser().resolve()
         path = Path(os.environ.get("COHORT_SETTINGS_FILE") or home / "settings.json")
-        values = _read_private(path) if path.exists() else {}
+        values = read_private(path) if path.exists() else {}
         unknown = sorted(set(values) - set(cls.model_fields))
         if unknown:
             raise ValueError(f"{path}: unknown setting(s) {unknown}. Known: {sorted(cls.model_fields)}.")
@@ -215,39 +213,3 @@ def child_environment() -> dict[str, str]:
     """The environment for a Ray head of our own: this process's, but nothing that sets up another Ray."""
     refused = ("COHORT_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_", "RAY_JOB_")
     return {name: value for name, value in os.environ.items() if not name.startswith(refused)}
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def private_secret(path: Path) -> str:
-    """The secret in a file that only its owner can read; made at the first call, one for all that call at once."""
-    if not path.exists():
-        draft = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
-        write_private(draft, secrets.token_hex(32))
-        with suppress(FileExistsError):  # somebody was faster
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_text().strip()
-
-
-def _read_private(path: Path) -> dict:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise ValueError(f"{path} has mode {mode:04o}: others can read credentials in it. Run `chmod 600 {path}`.")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}. Expected an object of settings.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}. Expected an object of settings.")
-    return values

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grouping.config import GroupingConfig
-from grouping.links import check_links
+from grouping.demands import check_links
 from service.reading import quoted, read_spec
 from workers.clip.config import BackboneConfig
 from workers.data.config import DemoSource, ExplicitSplit, FolderSource, FractionSplit, ManifestSource, TaskConfig
