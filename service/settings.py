@@ -8,8 +8,10 @@ holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,6 +21,7 @@ from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
 from workers.storage import is_remote, open_place
 
+_CREDENTIAL = re.compile(r"key|secret|token|password|credential|connection_string", re.IGNORECASE)
 _PATH_SEPARATOR = re.compile(f"{re.escape(os.pathsep)}(?!//)")  # the colon of `s3://` separates nothing
 
 
@@ -50,6 +53,12 @@ class Settings(BaseSettings):
     """The Jobs API of an existing Ray cluster (`http://host:8265`).  Left out: a Ray head of our own."""
     ray_token: SecretStr | None = None
     """The cluster's token, if it asks for one."""
+    ray_python: str | None = None
+    """The Python that drivers are started with on the cluster's machines.  Left out: at the path that this process's
+    own has here, as where all run one image."""
+    driver_resources: dict[str, float] = {}
+    """Ray resources that a driver takes, such as {"cohort_driver": 1}: drivers start on machines that offer these, and
+    on no others.  Left out: on Ray's head.  In the environment: a JSON object."""
     link_secret: SecretStr | None = Field(default=None, min_length=32)
     """What links to files are signed with; the same for all control planes of a service.  Left out: made once, and kept
     in `home/link_secret`."""
@@ -89,6 +98,10 @@ class Settings(BaseSettings):
     """Share of a GPU that one device worker takes: 0.5 puts two on each."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the embedded Ray head offers.  Left out: all."""
+    log_format: Literal["console", "json"] = "console"
+    """How control planes, drivers and group actors write their logs: lines to read, or a JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on they write.  `debug` adds a line for every request that only looks."""
 
     faults: str = ""
     """Faults that are made to happen, for tests (`workers.faults`).  Empty: none."""
@@ -188,6 +201,14 @@ class Settings(BaseSettings):
         """Where faults that happened are noted, so that each happens once."""
         return self.home / "faults"
 
+    @property
+    def secrets(self) -> set[str]:
+        """Credentials among the settings, which no log may show."""
+        kept = [secret.get_secret_value() for secret in (self.ray_token, self.link_secret) if secret is not None]
+        password = urlsplit(self.database_url).password or ""
+        options = [value for name, value in _texts(self.storage_options) if _CREDENTIAL.search(name)]
+        return {secret for secret in (*kept, password, unquote(password), *options) if secret}
+
     def roots_of(self, tenant: str) -> DataRoots:
         """What a tenant's jobs may read."""
         own = self.tenant_roots.get(tenant)
@@ -199,6 +220,15 @@ class Settings(BaseSettings):
             remote_roots=None if own is None and not remote else remote,
             closed=(str(self.home), self.storage),
         )
+
+
+def _texts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every text in an object of objects, with its name."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _texts(inner)
+        elif isinstance(inner, str):
+            yield name, inner
 
 
 def _absolute(root: str) -> str:
