@@ -128,7 +128,12 @@ class ControlPlane:
             token = self.settings.ray_token
             address = self.settings.ray_address
             assert address is not None
-            self.ray_jobs = RayJobs(address, token.get_secret_value() if token else None)
+            self.ray_jobs = RayJobs(
+                address,
+                token.get_secret_value() if token else None,
+                python=self.settings.ray_python,
+                resources=self.settings.driver_resources,
+            )
 
     def _keep_head(self, head: RayHead) -> None:
         """Starts a new head when ours died.  Its jobs are lost with it, which the coordinator finds out by itself."""
