@@ -60,8 +60,10 @@ class Settings(BaseSettings):
     """Ray resources that a driver takes, such as {"cohort_driver": 1}: drivers start on machines that offer these, and
     on no others.  Left out: on Ray's head.  In the environment: a JSON object."""
     link_secret: SecretStr | None = Field(default=None, min_length=32)
-    """What links to files are signed with; the same for all control planes of a service.  Left out: made once, and kept
-    in `home/link_secret`."""
+    """What links to files and sign-ins are signed with; the same for all control planes of a service.  Left out: made
+    once, and kept in `home/link_secret`."""
+    session_hours: float = Field(default=12.0, gt=0, le=720)
+    """Hours after which a browser that was signed in has to give its key again."""
     host: str = "127.0.0.1"
     """Where the API listens."""
     port: int = Field(default=8080, ge=0, le=65535)
