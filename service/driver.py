@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from service import logs
 from service.artifacts import JobFiles
 from service.errors import DatabaseUnavailable
 from service.settings import Settings
@@ -28,6 +29,7 @@ from workers import faults
 from workers.failures import FailureClass, classify
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
+from workers.storage_mark import require_mark
 
 log = logging.getLogger("service.driver")
 
@@ -101,9 +103,10 @@ def _walk(run: JobRun) -> tuple[JobState, str | None]:
 
 def main(job_id: str, attempt: int) -> int:
     """Runs an attempt on Ray.  0 unless this process itself is at fault: how the job ended is told by its state."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings.load()
+    logs.configure(sys.stdout, settings, job=job_id, attempt=attempt)
     faults.arm(settings.faults, settings.faults_ledger)
+    require_mark(settings.storage_place)
     store = Store(settings.database_url, patience=DATABASE_PATIENCE_SECONDS)
     job = store.get_job(job_id)
     if job.attempt != attempt:

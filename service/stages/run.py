@@ -22,6 +22,7 @@ from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
 from workers.launching.work import GroupUnit
 from workers.seals import Damaged
+from workers.storage_mark import read_mark
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ class JobRun:
             "num_threads": self.launcher.num_threads,
             "faults": self.settings.faults,
             "faults_ledger": self.settings.faults_ledger,
+            "mark": read_mark(self.settings.storage_place),
         }
 
     def _landed(self, written: bool | None) -> None:

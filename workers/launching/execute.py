@@ -39,9 +39,12 @@ def execute(
 ) -> Any:
     """Runs a work to its end and returns what it found as JSON-ready values.
 
-    ValueError where the settings are at fault, DataError where the data are; `Stopped` once everything is checkpointed
-    after `should_stop()` turned true.  `should_stop` is asked again and again while the work is alive.
+    ValueError where the settings are at fault, DataError where the data are, StorageMissing where this machine does not
+    see where results go; `Stopped` once everything is checkpointed after `should_stop()` turned true.  `should_stop` is
+    asked again and again while the work is alive.
     """
+    if work.mark is not None:
+        work.mark.check()
     torch.set_num_threads(work.num_threads)
     began_at = time.time()
     clip = _clip(work, clip_cache, device, log)

@@ -15,6 +15,7 @@ from workers.data.roots import DataRoots
 from workers.launching.cost_model import CostModel
 from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
+from workers.storage_mark import StorageMark
 from workers.training.config import ProfileConfig, TrainConfig
 
 Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial", "estimate"]
@@ -75,6 +76,8 @@ class Work:
     faults: str = ""
     """Faults that are made to happen in the process that does the work (`workers.faults`)."""
     faults_ledger: Path | None = None
+    mark: StorageMark | None = None
+    """What the machine that does the work must see where results go; None: nothing to look for."""
 
 
 @dataclass(frozen=True, kw_only=True)
