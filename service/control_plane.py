@@ -29,6 +29,7 @@ from service.store import Store
 from workers import faults
 from workers.storage import make_folder, problem
 
+from workers.storage_mark import mark_storage
 log = logging.getLogger(__name__)
 
 _HEAD_LOOK_SECONDS = 2.0
@@ -65,6 +66,7 @@ class ControlPlane:
             make_folder(self.settings.storage_place)
             self.settings.write_running()
             self._start_ray()
+            mark_storage(self.settings.storage_place)
         except BaseException:  # an interrupt, too: a start that failed leaves nothing running
             if self._head is not None:
                 self._head.stop()
