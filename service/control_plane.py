@@ -26,10 +26,11 @@ from service.ray_jobs import DriverJobs, RayJobs
 from service.settings import Settings
 from service.states import JobState
 from service.store import Store
+from service.telemetry import Telemetry
 from workers import faults
 from workers.storage import make_folder, problem
-
 from workers.storage_mark import mark_storage
+
 log = logging.getLogger(__name__)
 
 _HEAD_LOOK_SECONDS = 2.0
@@ -49,6 +50,7 @@ class ControlPlane:
         """
         self.settings = settings
         self.store = store or Store(settings.database_url)
+        self.telemetry = Telemetry(self.store)
         self.planner = Planner(self.store, settings)
         self.ray_jobs = ray_jobs
         self._head = RayHead(settings) if ray_jobs is None and settings.ray_address is None else None
@@ -64,16 +66,16 @@ class ControlPlane:
         try:
             self.store.create_schema()
             make_folder(self.settings.storage_place)
+            mark_storage(self.settings.storage_place)
             self.settings.write_running()
             self._start_ray()
-            mark_storage(self.settings.storage_place)
         except BaseException:  # an interrupt, too: a start that failed leaves nothing running
             if self._head is not None:
                 self._head.stop()
             self._release()
             raise
         assert self.ray_jobs is not None
-        self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings)
+        self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings, telemetry=self.telemetry)
         self._stop.clear()
         self._threads = [threading.Thread(target=self._coordinator.run, args=(self._stop,), name="coordinator")]
         keeper = Keeper(self.store, self.settings)

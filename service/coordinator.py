@@ -8,9 +8,13 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from structlog.contextvars import bound_contextvars
 
 from service.clock import Clock, SystemClock
 from service.endings import Ending, deadline_reason, what_follows
@@ -22,6 +26,7 @@ from service.records import Job
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
+from service.telemetry import Telemetry
 from workers import faults
 from workers.failures import FailureClass
 
@@ -46,23 +51,27 @@ class Coordinator:
         settings: Settings,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """
         Args:
             clock: the time as the store's `now` gives it.  Left out: this machine's.
             chance: a number in [0, 1), for the waits before retries.
+            telemetry: where it counts what it does; left out, nobody looks.
         """
         self._store = store
         self._ray = ray_jobs
         self._settings = settings
         self._clock = clock or SystemClock()
         self._chance = chance
+        self._telemetry = telemetry or Telemetry(store)
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
         self._renew_at = 0.0
         self._sweep_at = 0.0
         self._signs: dict[str, tuple[object, float]] = {}
         self._ended: dict[str, str] = {}
+        self._under_way: set[str] = set()
         self._ray_since = self._clock.monotonic()
         self.ray_answers = True
         """Whether Ray answered at the last look."""
@@ -76,7 +85,10 @@ class Coordinator:
         """Ticks until `stop`.  A tick that fails is logged, and the next one starts from what is true then."""
         while not stop.wait(self._settings.poll_seconds):
             try:
+                began = time.monotonic()
                 self.tick()
+                acts = self._fence is not None
+                self._telemetry.looked(time.monotonic() - began, acts=acts, ray_answers=self.ray_answers)
             except StaleLease as error:
                 log.warning("%s", error)
                 self._fence = None
@@ -97,7 +109,9 @@ class Coordinator:
         None of it while another control plane holds the lease.  StaleLease if one took it over in the middle.
         """
         if not self._acts():
+            self._under_way.clear()
             return
+        self._count_ends()
         for job in self._store.jobs_to_settle(self._clock.time()):
             self._settle(job)
         answers = self._ray.alive()
@@ -134,10 +148,20 @@ class Coordinator:
 
     def _each(self, step: Callable[..., None], job: Job, *more: Any) -> None:
         """One job's trouble with Ray holds up no other job; the next tick tries again."""
-        try:
-            step(job, *more)
-        except RayUnavailable as error:
-            log.warning("job %s: %s", job.id, error)
+        with bound_contextvars(job=job.id, attempt=job.attempt):
+            try:
+                step(job, *more)
+            except RayUnavailable as error:
+                log.warning("%s", error)
+
+    def _count_ends(self) -> None:
+        """Counts attempts that their drivers have ended since the last look."""
+        running = {job.id for job in self._store.active_jobs()}
+        for job_id in self._under_way - running:
+            with suppress(JobNotFound):  # purged meanwhile
+                job = self._store.get_job(job_id)
+                self._telemetry.attempt_ended(job.state, job.failure)
+        self._under_way = running
 
     def _settle(self, job: Job) -> None:
         """No attempt owns it, and none has to."""
@@ -173,6 +197,11 @@ class Coordinator:
             attempt = self._store.start_attempt(job.id, devices=devices, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
+        self._under_way.add(job.id)
+        if job.state != JobState.AWAITING_APPROVAL:  # that waited for its user
+            could = max(job.state_since, job.not_before, job.desired_since)
+            self._telemetry.queue_seconds.observe(max(0.0, self._clock.time() - could.timestamp()))
+        log.info("attempt %d of %s starts", attempt, job.id)
         self._submit(job, attempt)
 
     def _submit(self, job: Job, attempt: int) -> None:
@@ -296,7 +325,12 @@ class Coordinator:
 
     def _move(self, job: Job, to: JobState, **fields: Any) -> None:
         """Moves the job as it was seen, under the lease."""
-        self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
+        moved = self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
+        if moved:
+            log.info("%s is %s. %s", job.id, to, fields.get("reason") or "")
+        if moved and job.id in self._under_way:
+            self._under_way.remove(job.id)
+            self._telemetry.attempt_ended(to, fields.get("failure"))
 
     def _waited(self, job: Job) -> float:
         return self._clock.time() - job.desired_since.timestamp()

@@ -18,6 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from service.errors import RayUnavailable
+from service.logs import as_text
 from service.records import submission_id
 from workers.faults import Crash
 
@@ -146,7 +147,8 @@ class RayJobs:
         if self.status(submission) is None:
             return ""
         with _asking(self.address):
-            return "\n".join((self._client.get_job_logs(submission) or "").splitlines()[-lines:])[-_LOG_CHARACTERS:]
+            said = (self._client.get_job_logs(submission) or "").splitlines()[-lines:]
+        return as_text("\n".join(said))[-_LOG_CHARACTERS:]
 
     def alive(self) -> bool:
         try:
