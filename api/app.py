@@ -25,6 +25,8 @@ from api import (
 )
 from api.audit import Audit
 from api.limits import RequestLimiter
+from api.pages.router import router as pages
+from api.sessions import Sessions
 from api.watch import Watch
 from service.children import NewTasks
 from service.control_plane import ControlPlane
@@ -88,6 +90,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     )
     app.state.control_plane = control_plane
     app.state.views = Views(control_plane.store, control_plane.settings)
+    app.state.sessions = Sessions(control_plane.store, control_plane.settings)
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
     app.add_middleware(Audit, store=control_plane.store)
     app.state.closing = threading.Event()  # set: open streams end, so that the server can
@@ -99,6 +102,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     for room in (keys, links, dashboard):  # these look after themselves
         app.include_router(room.router, responses=_PROBLEMS)
     app.include_router(quotas.router, responses=_PROBLEMS)
+    app.include_router(pages)
     _describe(app)
     return app
 

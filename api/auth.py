@@ -3,8 +3,8 @@
 A key stands for a tenant and a role (`service.roles`).  Jobs of other tenants are not there for it: they answer 404
 like jobs that never were.  Looking takes the role viewer, everything else at least submitter.
 
-For pages in a browser the key may also be the password of HTTP Basic, with any user name; for reading only, because a
-browser sends that along with requests that other sites made it send.
+For reading, and for nothing else, a browser is also known by its sign-in on the pages (`api.sessions`), or by the key
+as the password of HTTP Basic, with any user name, which browsers send along with what other sites make them send.
 """
 
 import base64
@@ -103,9 +103,10 @@ def administer(principal: PrincipalOf) -> None:
 
 def _principal(request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None) -> Principal:
     if control_plane.settings.no_auth:
-        _check_own_machine(request)
-        return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)
+        return own_machine(request)
     key = bearer.credentials if bearer is not None else _basic_password(request)
+    if key is None and request.method in _LOOKING and (session := request.app.state.sessions.read(request)) is not None:
+        return session.principal
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
@@ -126,8 +127,9 @@ def _basic_password(request: Request) -> str | None:
         return None
 
 
-def _check_own_machine(request: Request) -> None:
-    """A page of another site must not reach a service without keys, by a name of its own or through the browser."""
+def own_machine(request: Request) -> Principal:
+    """Whoever asks a service without keys.  ForeignOrigin: a page of another site must not reach it, by a name of its
+    own or through the browser."""
     origin = request.headers.get("origin")
     hosts = [request.url.hostname or ""] + ([] if origin is None else [urlsplit(origin).hostname or ""])
     if strangers := [host for host in hosts if not is_loopback(host)]:
@@ -135,3 +137,4 @@ def _check_own_machine(request: Request) -> None:
             f"The request names the host {strangers[0]!r:.100}; a service without keys answers only 127.0.0.1, ::1 "
             "and localhost. Use one of these, or start it with keys."
         )
+    return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)

@@ -26,6 +26,8 @@ class JobSummary(Message):
     """`job-` and 12 characters; later jobs sort after earlier ones."""
     name: str
     """As its user called it; need not be unique."""
+    tenant: str
+    """Whose job it is."""
     state: JobState
     """Where it stands."""
     desired: Desired
@@ -76,8 +78,6 @@ class Job(JobSummary):
 
     spec: JobSpec
     """The job as it was understood, defaults filled in."""
-    tenant: str
-    """Whose job it is."""
     parent: str | None
     """The finished job that this one goes on from."""
     parent_plan: int | None = None
