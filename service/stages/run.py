@@ -23,6 +23,7 @@ from workers.launching.launcher import Launcher
 from workers.launching.work import GroupUnit
 from workers.seals import Damaged
 from workers.storage_mark import read_mark
+from workers.tensorboard import EventFiles
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,11 @@ class JobRun:
     terminated: Callable[[], bool] = field(default=lambda: False)
     """True once this process was asked to end (SIGTERM)."""
     _signed_at: float = field(default=-math.inf, init=False)
+    event_files: EventFiles = field(init=False)
+    """For TensorBoard."""
+
+    def __post_init__(self) -> None:
+        self.event_files = EventFiles(self.files.path("tensorboard"), self.attempt)
 
     def enter(self, state: JobState) -> None:
         """Moves the job into a stage."""
