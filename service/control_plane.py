@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from service.cluster_check import ClusterCheck
 from service.coordinator import Coordinator
 from service.errors import DatabaseUnavailable, RayUnavailable, ServiceRunning, StaleLease
 from service.keeper import Keeper
@@ -54,6 +55,7 @@ class ControlPlane:
         self.planner = Planner(self.store, settings)
         self.ray_jobs = ray_jobs
         self._head = RayHead(settings) if ray_jobs is None and settings.ray_address is None else None
+        self._check: ClusterCheck | None = None
         self._lock: TextIO | None = None
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -75,7 +77,9 @@ class ControlPlane:
             self._release()
             raise
         assert self.ray_jobs is not None
-        self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings, telemetry=self.telemetry)
+        self._coordinator = Coordinator(
+            self.store, self.ray_jobs, self.settings, check=self._check, telemetry=self.telemetry
+        )
         self._stop.clear()
         self._threads = [threading.Thread(target=self._coordinator.run, args=(self._stop,), name="coordinator")]
         keeper = Keeper(self.store, self.settings)
@@ -138,6 +142,7 @@ class ControlPlane:
                 python=self.settings.ray_python,
                 resources=self.settings.driver_resources,
             )
+            self._check = ClusterCheck(self.ray_jobs, self.settings)
 
     def _keep_head(self, head: RayHead) -> None:
         """Starts a new head when ours died.  Its jobs are lost with it, which the coordinator finds out by itself."""

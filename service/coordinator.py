@@ -10,16 +10,17 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from structlog.contextvars import bound_contextvars
 
 from service.clock import Clock, SystemClock
+from service.cluster_check import ClusterCheck
 from service.endings import Ending, deadline_reason, what_follows
 from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease
-from service.queue import RAY_AWAY, Holding, line_up, seat
+from service.queue import RAY_AWAY, Holding, Waiting, line_up, seat
 from service.quotas import need_of
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
@@ -51,12 +52,14 @@ class Coordinator:
         settings: Settings,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        check: ClusterCheck | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         """
         Args:
             clock: the time as the store's `now` gives it.  Left out: this machine's.
             chance: a number in [0, 1), for the waits before retries.
+            check: keeps jobs from a cluster that is not fit for them; left out, they are let on any.
             telemetry: where it counts what it does; left out, nobody looks.
         """
         self._store = store
@@ -64,6 +67,7 @@ class Coordinator:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._chance = chance
+        self._check = check
         self._telemetry = telemetry or Telemetry(store)
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
@@ -121,9 +125,7 @@ class Coordinator:
             self._ray_since = self._clock.monotonic()
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
-            waiting = self._store.startable_jobs(self._clock.time())
-            away = {job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY}
-            self._store.set_waits(away, fence=self._fence)
+            self._hold(self._store.startable_jobs(self._clock.time()), RAY_AWAY)
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
@@ -175,6 +177,10 @@ class Coordinator:
     def _seat(self) -> None:
         """Starts the jobs whose turn it is, and tells the others what they wait for."""
         waiting = self._store.startable_jobs(self._clock.time())
+        objection = self._objection(wanted=bool(waiting))
+        if objection is not None:
+            self._hold(waiting, objection)
+            return
         if not waiting:
             return
         running = self._store.active_jobs()
@@ -191,6 +197,18 @@ class Coordinator:
         told = {job.id: job.waits_for for job in waiting}
         news = {job: reason for job, reason in seating.waits.items() if told[job] != reason}
         self._store.set_waits(news, fence=self._fence)
+
+    def _objection(self, *, wanted: bool) -> str | None:
+        """What is wrong with the cluster that jobs would run on, as far as it is known."""
+        try:
+            return None if self._check is None else self._check.objection(wanted=wanted)
+        except RayUnavailable as error:
+            log.warning("%s", error)
+            return RAY_AWAY
+
+    def _hold(self, waiting: Sequence[Waiting], reason: str) -> None:
+        """None of them starts, and all are told why."""
+        self._store.set_waits({job.id: reason for job in waiting if job.waits_for != reason}, fence=self._fence)
 
     def _start(self, job: Job, devices: int | None) -> None:
         try:
@@ -216,6 +234,9 @@ class Coordinator:
         begun, answers = self._clock.time() - job.state_since.timestamp(), self._clock.monotonic() - self._ray_since
         fresh = job.state == JobState.STARTING and min(begun, answers) < SUBMIT_SECONDS  # a Ray that is away costs none
         grace = self._settings.cancel_grace_seconds
+        # a cluster may have to grow before it has what a driver takes
+        patience = self._settings.stall_seconds if self._settings.driver_resources else SUBMIT_SECONDS
+        is_stuck = status == "PENDING" and job.state == JobState.STARTING and min(begun, answers) >= patience
         if status is None and fresh and job.desired == Desired.RUN:
             self._submit(job, job.attempt)  # we, or one before us, died between the two steps
         elif status is None or status in ENDED:
@@ -229,8 +250,8 @@ class Coordinator:
         elif self._overdue(job, by=grace):
             self._stop(job)
             self._fail_overdue(job)
-        elif self._is_silent(job) or (status == "PENDING" and job.state == JobState.STARTING and not fresh):
-            seconds = SUBMIT_SECONDS if status == "PENDING" else self._settings.stall_seconds
+        elif self._is_silent(job) or is_stuck:
+            seconds = patience if is_stuck else self._settings.stall_seconds
             log.warning("driver %s gave no sign of life for %g s and is ended", job.submission_id, seconds)
             self._ended[job.submission_id] = f"it gave no sign of life for {seconds:g} s and was ended"
             self._stop(job)  # buried once Ray says that it is gone: the next attempt shall not meet it
