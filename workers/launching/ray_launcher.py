@@ -18,6 +18,7 @@ from ray.exceptions import ActorAlreadyExistsError
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
+from workers.launching.placement import beside_me
 from workers.launching.ray_running import Actor, RayRunning
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, SearchWork, Work
@@ -273,7 +274,10 @@ def _unit(device: str) -> str:
 
 
 def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Actor:
-    """One named actor.  Creating it is the fence: Ray refuses a name that is taken."""
+    """One named actor, beside its driver: it computes nothing, and a machine with GPUs is not kept for it.
+
+    Creating it is the fence: Ray refuses a name that is taken.
+    """
     name = group_actor_name(job, unit.id)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "name": name, "namespace": NAMESPACE}
     if devices > 1 or unit.kind == "search":
@@ -297,3 +301,4 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
             f"Attempt {attempt} of {job} found the actor {name!r} alive: another attempt still runs. "
             "Stop that attempt's Ray job first."
         ) from error
+    options["scheduling_strategy"] = beside_me()
