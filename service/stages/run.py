@@ -16,7 +16,7 @@ from service.artifacts import JobFiles, plan_path
 from service.endings import deadline_reason
 from service.settings import Settings
 from service.spec import JobSpec
-from service.states import Desired, JobState
+from service.states import STAGE_OF, Desired, JobState
 from service.store import Store
 from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
@@ -71,6 +71,7 @@ class JobRun:
     terminated: Callable[[], bool] = field(default=lambda: False)
     """True once this process was asked to end (SIGTERM)."""
     _signed_at: float = field(default=-math.inf, init=False)
+    _stage: str = field(default="", init=False)
     event_files: EventFiles = field(init=False)
     """For TensorBoard."""
 
@@ -81,10 +82,13 @@ class JobRun:
         """Moves the job into a stage."""
         self.check()
         self._landed(self.store.move(self.job, state, attempt=self.attempt))
+        self._stage = STAGE_OF[state]
+        self.launcher.show_stage(self.job, self._stage)
 
     def event(self, kind: str, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Tells the user something."""
-        log.info("%s: %s", kind, message)
+        about = {"group": data["group"]} if data and "group" in data else {}
+        log.info("%s: %s", kind, message, extra=about)
         seq = self.store.add_event(self.job, kind, message, level=level, data=data, attempt=self.attempt)
         self._landed(seq is not None)
 
@@ -147,6 +151,8 @@ class JobRun:
         wish = self.store.wish(self.job)
         if time.monotonic() - self._signed_at > min(SIGN_SECONDS, self.settings.stall_seconds / 4):
             self.store.seen(self.job, self.attempt)
+            if self._stage:
+                self.launcher.show_stage(self.job, self._stage)
             self._signed_at = time.monotonic()
         if wish.attempt != self.attempt or not wish.active:
             owner = f"attempt {wish.attempt} owns the job" if wish.attempt != self.attempt else "the job was taken away"

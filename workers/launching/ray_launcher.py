@@ -19,6 +19,7 @@ from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
 from workers.launching.placement import beside_me
+from workers.launching.ray_metrics import StageMetrics
 from workers.launching.ray_running import Actor, RayRunning
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, SearchWork, Work
@@ -69,6 +70,7 @@ class RayLauncher(Launcher):
         self._idle: list[_Worker] = []
         self._busy: list[tuple[_Worker, RayRunning]] = []
         self._groups: dict[str, Actor] = {}
+        self._stage = StageMetrics()
         self._numbers = itertools.count()
         self._is_warm = False
         self._looked_for_drains_at = 0.0
@@ -97,6 +99,9 @@ class RayLauncher(Launcher):
         for unit in groups:
             if unit.id not in self._groups:
                 self._groups[unit.id] = _create_group(job, attempt, unit, devices)
+
+    def show_stage(self, job: str, stage: str) -> None:
+        self._stage.show(job, stage)
 
     def start(self, work: Work) -> RayRunning:
         if isinstance(work, SearchWork):
