@@ -13,6 +13,7 @@ from collections.abc import Callable
 from service import logs
 from service.artifacts import JobFiles
 from service.errors import DatabaseUnavailable
+from service.records import Job
 from service.settings import Settings
 from service.stages.estimate import estimate
 from service.stages.group import group
@@ -29,6 +30,7 @@ from workers import faults
 from workers.failures import FailureClass, classify
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
+from workers.launching.ray_warm import Warmth
 from workers.storage_mark import require_mark
 
 log = logging.getLogger("service.driver")
@@ -118,6 +120,7 @@ def main(job_id: str, attempt: int) -> int:
             max_device_workers=settings.max_device_workers,
             gpus_per_worker=settings.gpus_per_worker,
             devices=job.devices,
+            warmth=_warmth(job, settings),
         )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
         if job.stage_times:
@@ -141,6 +144,13 @@ def main(job_id: str, attempt: int) -> int:
         launcher.close()
     log.info("%s is %s", job_id, state)
     return 0
+
+
+def _warmth(job: Job, settings: Settings) -> Warmth | None:
+    """For whom its device workers are kept; an estimate has its own, since it measures processes from their start."""
+    if job.purpose == "estimate" or not settings.warm_seconds:
+        return None
+    return Warmth(settings.service_id, job.tenant, job.spec.backbone, settings.warm_seconds)
 
 
 if __name__ == "__main__":

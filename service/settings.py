@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
     """Share of a GPU that one device worker takes: 0.5 puts two on each."""
+    warm_seconds: float = Field(default=300.0, ge=0)
+    """How long a device worker that has nothing to do waits for its tenant's next job, holding its device until others
+    need it; 0: it ends with its job."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the embedded Ray head offers.  Left out: all."""
     log_format: Literal["console", "json"] = "console"
@@ -210,6 +213,12 @@ class Settings(BaseSettings):
         password = urlsplit(self.database_url).password or ""
         options = [value for name, value in _texts(self.storage_options) if _CREDENTIAL.search(name)]
         return {secret for secret in (*kept, password, unquote(password), *options) if secret}
+
+    @property
+    def service_id(self) -> str:
+        """What tells this service from others on the same cluster: where its jobs and their files are."""
+        database = urlsplit(self.database_url)
+        return f"{database.hostname}:{database.port}{database.path} {self.storage}"
 
     def roots_of(self, tenant: str) -> DataRoots:
         """What a tenant's jobs may read."""
