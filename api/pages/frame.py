@@ -40,15 +40,15 @@ class Frame:
         self.request = request
         self._control_plane: ControlPlane = control_plane
 
-    def render(self, page: str, **told: Any) -> Response:
-        """The page `job_<page>.html` of this job."""
+    def render(self, page: str, *, tab: str | None = None, **told: Any) -> Response:
+        """The page `job_<page>.html` of this job; `tab` is the page that it stands under, if that is another."""
         job = self.job
         principal = self.request.state.principal
         return render(
             self.request,
             f"job_{page}.html",
             job=job,
-            page=page,
+            tab=tab or page,
             pages=PAGES,
             seen=encode(self.marks),
             once=secrets.token_hex(16),

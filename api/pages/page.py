@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from api.auth import guard, limit, own_machine
 from api.context import ControlPlaneOf, body
@@ -137,6 +137,7 @@ def render(request: Request, template: str, *, status: int = 200, **told: Any) -
             signs_in=not request.app.state.control_plane.settings.no_auth,
             is_part="hx-request" in request.headers,
             now=datetime.now(UTC),
+            status=status,
             **told,
         )
     )
@@ -164,9 +165,8 @@ def error_page(request: Request, error: Exception) -> HTMLResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         status = 500
         detail = "The service made an error it did not expect; its log has the details. Try again, then report it."
-    page = render(
-        request, "error.html", status, status=status, title=HTTPStatus(status).phrase, detail=detail, faults=faults
-    )
+    title = HTTPStatus(status).phrase
+    page = render(request, "error.html", status=status, title=title, detail=detail, faults=faults)
     page.headers.update(cause.headers if isinstance(cause, RequestError) else {})
     return page
 
@@ -205,7 +205,7 @@ def static(name: str) -> tuple[bytes, bytes, str]:
 @cache
 def templates() -> Environment:
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("api.pages"), PrefixLoader({"report": PackageLoader("service")})]),
+        loader=ChoiceLoader([PackageLoader("api.pages"), PackageLoader("service")]),
         autoescape=True,  # task, class and job names are strangers' words
         undefined=StrictUndefined,
         trim_blocks=True,

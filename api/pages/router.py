@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from api.pages import jobs, live, sign_in
+from api.pages import jobs, live, records, results, sign_in
 
 router = APIRouter(include_in_schema=False)
-for room in (sign_in, live, jobs):
+for room in (sign_in, live, results, records, jobs):
     router.include_router(room.router)
