@@ -86,9 +86,16 @@ def demo(
 
 
 @app.command()
-def doctor(ctx: typer.Context, as_json: Json = False) -> None:
-    """Look for what would keep Cohort from working on this machine, and say how to mend it."""
-    raise typer.Exit(_load("service.cli_doctor:doctor")(home_of(ctx), as_json=as_json))
+def doctor(
+    ctx: typer.Context,
+    spec: Annotated[Path | None, typer.Argument(help="A job description: what would it use, and could it run?")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what would keep Cohort from working here and on its cluster, and say how to mend it.
+
+    Exits with 1 if something is wrong.
+    """
+    raise typer.Exit(_load("service.cli_doctor:doctor")(home_of(ctx), spec, as_json=as_json))
 
 
 # jobs: over HTTP

@@ -21,6 +21,8 @@ from workers.storage_mark import MARK, read_mark
 
 SAYS = "COHORT-LOOK "
 """How the line begins."""
+OPTIONAL = ("optuna",)
+"""Packages that some jobs need."""
 NODE_SECONDS = 90.0
 """How long a machine may take to answer."""
 
@@ -46,7 +48,7 @@ def main(paths: list[str]) -> int:
     tenants = (DEFAULT_TENANT, *settings.tenant_roots)
     roots = {root for tenant in tenants for root in settings.roots_of(tenant).file_roots}
     question = Question(
-        distributions=("cohort", *(requirement.name for requirement in needed(settings))),
+        distributions=("cohort", *(requirement.name for requirement in needed(settings)), *OPTIONAL),
         storage=place if is_remote(place) else str(place),
         mark=None if is_remote(place) else (MARK, number),
         cache=str(settings.home / "cache"),

@@ -83,6 +83,10 @@ class RayHead:
             f"{self._log_tail()}\nSee {self._log_file}, or set COHORT_RAY_ADDRESS to a Ray that runs already."
         )
 
+    def alive_at(self) -> str:
+        """Where the recorded head's Jobs API is, whoever started it; empty: none runs."""
+        return self._record()["address"] if self.is_running() else ""
+
     def is_running(self) -> bool:
         """Whether the head's first process is alive."""
         if self._block is not None:
@@ -167,6 +171,7 @@ class RayHead:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
             "RAY_JOB_STOP_WAIT_TIME_S": "5",
+            **({"RAY_LOGGING_CONFIG_ENCODING": "JSON"} if self._settings.log_format == "json" else {}),
             "SPT_NOENV": "1",  # Ray renames its processes; without this the new title overwrites the mark
         }
 
