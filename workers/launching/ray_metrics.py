@@ -1,8 +1,9 @@
 """What running jobs tell Ray's metrics: `cohort_*` here, `ray_cohort_*` where Prometheus reads them.
 
 Ray drops a series that is not set for twice its reporting interval (20 s as Ray comes): what is done goes away by
-itself, and what goes on slowly is set again and again.  No tag holds a step, an attempt or an id that is drawn anew: there are
-never more series than running jobs have tasks.  The tag is `job_id`, because Prometheus has a label `job` of its own.
+itself, and what goes on slowly is set again and again.  No tag holds a step, an attempt or an id that is drawn anew:
+there are never more series than running jobs have tasks.  The tag is `job_id`, because Prometheus has a label `job` of
+its own.
 """
 
 from ray.util.metrics import Gauge
