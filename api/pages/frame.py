@@ -33,28 +33,29 @@ class Frame:
     """One job, as a page of it is asked for."""
 
     def __init__(
-        self, job_id: str, request: Request, _: Visitor, control_plane: ControlPlaneOf, views: ViewsOf
+        self, job_id: str, request: Request, principal: Visitor, control_plane: ControlPlaneOf, views: ViewsOf
     ) -> None:
         self.marks = job_marks(control_plane.store, job_id)  # first: what changes meanwhile is told, at worst again
         self.job: wire.Job = views.job(job_id)
-        self.request = request
+        self.steers = principal.may(Role.SUBMITTER)
+        self._principal = principal
+        self._request = request
         self._control_plane: ControlPlane = control_plane
 
     def render(self, page: str, *, tab: str | None = None, **told: Any) -> Response:
         """The page `job_<page>.html` of this job; `tab` is the page that it stands under, if that is another."""
         job = self.job
-        principal = self.request.state.principal
         return render(
-            self.request,
+            self._request,
             f"job_{page}.html",
             job=job,
             tab=tab or page,
             pages=PAGES,
             seen=encode(self.marks),
             once=secrets.token_hex(16),
-            steers=principal.may(Role.SUBMITTER),
+            steers=self.steers,
             waits_for_approval=job.state == JobState.AWAITING_APPROVAL and job.desired == "run",
-            shows_dashboard=principal.may(Role.OPERATOR) and self._control_plane.dashboard is not None,
+            shows_dashboard=self._principal.may(Role.OPERATOR) and self._control_plane.dashboard is not None,
             **told,
         )
 
