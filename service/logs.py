@@ -35,7 +35,7 @@ def configure(stream: TextIO, settings: Settings, **about: str | int) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            lambda _logger, _method, event: {**about, **event},
+            lambda _logger, _method, event: {**about, **_ours(event)},
             structlog.processors.JSONRenderer(default=str) if as_json else _to_read,
             _Hiding(settings.secrets),
         ],
@@ -59,6 +59,11 @@ def _line_as_text(line: str) -> str:
         return _to_read(None, "", told)
     except (ValueError, TypeError, KeyError, AttributeError):  # it is none of ours
         return line
+
+
+def _ours(event: _Event) -> _Event:
+    """Without what libraries hang onto every record for themselves: Ray, a time."""
+    return {name: value for name, value in event.items() if not name.startswith("_")}
 
 
 def _to_read(_logger: Any, _method: str, event: _Event) -> str:

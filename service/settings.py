@@ -21,7 +21,7 @@ from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
 from workers.storage import is_remote, open_place
 
-_CREDENTIAL = re.compile(r"key|secret|token|password|credential|connection_string", re.IGNORECASE)
+_CREDENTIAL = re.compile(r"secret|token|password|credential|connection_string|account_key", re.IGNORECASE)
 _PATH_SEPARATOR = re.compile(f"{re.escape(os.pathsep)}(?!//)")  # the colon of `s3://` separates nothing
 
 
