@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grouping.plan import Plan
 from service.artifacts import JobFiles, plan_path
 from service.endings import deadline_reason
 from service.settings import Settings
@@ -24,6 +23,9 @@ from workers.launching.work import GroupUnit
 from workers.seals import Damaged
 from workers.storage_mark import read_mark
 from workers.tensorboard import EventFiles
+
+if TYPE_CHECKING:  # it brings SciPy and scikit-learn, which the first stages of a job do not wait for
+    from grouping.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ class JobRun:
         ]
         self._landed(self.store.put_groups(self.job, rows, attempt=self.attempt))
 
-    def add_plan(self, plan: Plan, *, approved: bool) -> int:
+    def add_plan(self, plan: "Plan", *, approved: bool) -> int:
         """Writes a plan and records it under the next number; an approval given before stays."""
 
         def save(number: int) -> None:

@@ -210,5 +210,5 @@ def test_an_order_of_a_driver_that_holds_the_worker_no_more_is_refused(open_laun
     launcher.close()
     ended(open_launcher(work), make_pass({"g1": ("art",)}, job="job-other", into="other"))
     worker: Any = ray.get_actor(name)
-    outcome = ray.get(worker.run.remote("late", work, {}, held))
+    outcome: Any = ray.get(worker.run.remote("late", work, {}, held))
     assert (outcome.kind, outcome.fault) == ("failed", FailureClass.INFRASTRUCTURE)
