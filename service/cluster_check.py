@@ -36,7 +36,6 @@ class Cluster(Protocol):
     def status(self, submission: str) -> str | None: ...
     def log(self, submission: str) -> str: ...
     def stop(self, submission: str) -> bool: ...
-    def forget(self, submission: str) -> None: ...
 
 
 class ClusterCheck:
@@ -92,14 +91,11 @@ def look_now(cluster: Cluster, settings: Settings, *paths: str) -> Look:
 
 
 def ended(cluster: Cluster, submission: str, settings: Settings) -> Look | None:
-    """What a look found, which is taken off Ray's list; None while it is under way."""
+    """What a look found; None while it is under way."""
     status = cluster.status(submission)
     if status is not None and status not in ENDED:
         return None
-    said = "" if status is None else cluster.log(submission)
-    if status is not None:
-        cluster.forget(submission)
-    return judge(said, settings)
+    return judge("" if status is None else cluster.log(submission), settings)
 
 
 def overdue(cluster: Cluster, submission: str, settings: Settings) -> Look:

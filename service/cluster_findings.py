@@ -52,8 +52,9 @@ def judge(said: str, settings: Settings) -> Look:
     sees_ours = not findings
     needs = [Requirement("cohort"), *needed(settings)]
     for node in nodes:
-        wrong = list(_of_node(node, needs, sees_ours=sees_ours))
-        findings += wrong or [Finding(f"node {node.label}", "ok", words(node))]
+        faults = list(_of_node(node, needs, sees_ours=sees_ours))
+        sound = not node.error and all(fault.verdict != "wrong" for fault in faults)
+        findings += [*([Finding(f"node {node.label}", "ok", words(node))] if sound else []), *faults]
     findings += _of_all(nodes, settings)
     return Look(tuple(findings), nodes)
 

@@ -168,8 +168,15 @@ class RayJobs:
             return str(answer.json()["session_name"])
 
     def start_look(self, *paths: str) -> str:
-        """Starts a look at every node, and at these paths there, as a driver would be started; its submission id."""
+        """Starts a look at every node, and at these paths there, as a driver would be started; its submission id.
+
+        Of looks before it that have ended, Ray forgets: one row is enough.  (Not when they end, which Ray would take
+        for a failure.)
+        """
         with _asking(self.address):
+            for job in self._client.list_jobs():
+                if job.submission_id and job.submission_id.startswith(LOOK) and job.status in ENDED:
+                    self._client.delete_job(job.submission_id)
             return self._client.submit_job(
                 entrypoint=shlex.join([self._python, "-m", "service.cluster_look", *paths]),
                 submission_id=f"{LOOK}{secrets.token_hex(4)}",
@@ -181,11 +188,6 @@ class RayJobs:
         """All that a driver wrote."""
         with _asking(self.address):
             return self._client.get_job_logs(submission) or ""
-
-    def forget(self, submission: str) -> None:
-        """Takes one that has ended off Ray's list."""
-        with _asking(self.address):
-            self._client.delete_job(submission)
 
 
 class FakeRayJobs:

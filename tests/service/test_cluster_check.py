@@ -60,9 +60,6 @@ class FakeCluster:
         self.stopped.append(submission)
         return True
 
-    def forget(self, submission: str) -> None:
-        self.listed.remove(submission)
-
 
 class World:
     """A coordinator before a cluster."""
@@ -130,7 +127,6 @@ def test_the_first_job_of_a_cluster_waits_for_a_look_and_the_next_ones_do_not(wo
     world.tick()
     assert [world.store.get_job(job).state for job in (first, second)] == [JobState.STARTING] * 2
     assert len(world.cluster.looks) == 1
-    assert not world.cluster.listed, "a look leaves no row on the dashboard"
 
 
 def test_a_cluster_is_looked_at_before_anybody_waits(world: World) -> None:

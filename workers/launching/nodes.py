@@ -117,13 +117,9 @@ def look_at_nodes(question: Question, *, seconds: float, address: str = "auto") 
 
 
 def _ask(question: Question, node: dict[str, Any]) -> Any:
-    options: dict[str, Any] = {
-        "num_cpus": 0,
-        "max_retries": 0,
-        "max_calls": 1,  # its process ends: what it loaded does not stay
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-    }
-    return ray.remote(answer).options(**options).remote(question, node["Resources"].get("GPU", 0) > 0)
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    once: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(answer)  # its process ends with what it loaded
+    return once.options(scheduling_strategy=there).remote(question, node["Resources"].get("GPU", 0) > 0)
 
 
 def answer(question: Question, has_gpus: bool) -> dict[str, Any]:
