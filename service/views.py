@@ -62,6 +62,15 @@ class Views:
         """Events above `after`, oldest first."""
         return wire.EventPage(events=[wire.Event.model_validate(e) for e in self._store.events(job_id, after, limit)])
 
+    def progress(self, job_id: str) -> list[wire.Group]:
+        """Every group and how far it is, without a look into any file."""
+        rows = [wire.Group.model_validate(row) for row in self._store.groups(job_id)]
+        chosen = standing_plan(self._store.plans(job_id))
+        if chosen is None or any(row.kind == "plan" for row in rows):
+            return rows
+        groups = chosen.outline.groups.items()
+        return [*(_planned({"id": id, "tasks": tasks}, chosen.created_at) for id, tasks in groups), *rows]
+
     def groups(self, job_id: str) -> wire.Groups:
         """Every group, with the plan's reasons once there is a plan."""
         rows = self._store.groups(job_id)

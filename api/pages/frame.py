@@ -54,7 +54,10 @@ class Frame:
             seen=encode(self.marks),
             once=secrets.token_hex(16),
             steers=self.steers,
-            waits_for_approval=job.state == JobState.AWAITING_APPROVAL and job.desired == "run",
+            waits_for_approval=job.state == JobState.AWAITING_APPROVAL
+            and job.desired == "run"
+            and job.plan is not None
+            and not job.plan.approved,
             shows_dashboard=self._principal.may(Role.OPERATOR) and self._control_plane.dashboard is not None,
             **told,
         )

@@ -66,8 +66,8 @@ def jobs(
 @router.get("/jobs/{job_id}")
 def job(frame: FrameOf, views: ViewsOf) -> Response:
     """Where a job stands: its stages, and how far every group is."""
-    groups = views.groups(frame.job.id)
-    return frame.render("overview", stages=stage_rows(frame.job), rows=progress_rows(groups.groups), plan=groups.plan)
+    rows = progress_rows(views.progress(frame.job.id))
+    return frame.render("overview", stages=stage_rows(frame.job), rows=rows)
 
 
 @router.get("/jobs/{job_id}/head")

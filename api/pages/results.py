@@ -50,13 +50,13 @@ def tasks(
     frame: FrameOf, views: ViewsOf, text: Name = "", group: Name = "", sort: Sort = "", start: Start = 0
 ) -> Response:
     """Every task's score beside its baselines."""
-    results, found = views.results(frame.job.id), views.groups(frame.job.id)
-    num_groups = sum(each.kind == "plan" for each in found.groups)
+    results, found = views.results(frame.job.id), views.progress(frame.job.id)
+    planned = [each for each in found if each.kind == "plan"]
     return frame.render(
         "tasks",
-        table=task_page(results, found, text=text, group=group, sort=sort, start=start),
-        group_names=[each.id for each in found.groups if each.kind == "plan"],
-        told=gain_sentences(results.gains, num_groups=num_groups),
+        table=task_page(results, planned, text=text, group=group, sort=sort, start=start),
+        group_names=[each.id for each in planned],
+        told=gain_sentences(results.gains, num_groups=len(planned)),
         baselines=[name for name in ("zero_shot", "alone", "all") if name in frame.job.spec.baselines],
         is_measured=bool(results.results),
         start=start,
@@ -70,7 +70,7 @@ def curves(
 ) -> Response:
     """Losses and scores while they come: a line a group, the tasks of one group, or one task in all its groups."""
     store, job_id = control_plane.store, frame.job.id
-    found = [each for each in views.groups(job_id).groups if each.num_steps or each.step]
+    found = [each for each in views.progress(job_id) if each.num_steps or each.step]
     planned = [each.id for each in found if each.kind == "plan"]
     one = next((each for each in found if each.id == group), None)
     alone = [each for each in found if each.kind == "alone"]

@@ -3,6 +3,7 @@
 The heat map's order keeps groups together, so branches never cross.  Lengths are SVG user units.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -52,7 +53,7 @@ def dendrogram(similarity: Sequence[Sequence[float | None]], owners: Sequence[st
     highest = max((both.height for *_, both in joined), default=0.0) or 1.0
 
     def x_of(branch: _Branch) -> str:
-        return f"{WIDTH * branch.height / highest:.1f}"
+        return f"{WIDTH * math.sqrt(branch.height / highest):.1f}"  # small distances are told apart, too
 
     return "".join(
         f"M{x_of(left)} {left.at * cell:.1f}H{x_of(both)}V{right.at * cell:.1f}H{x_of(right)}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from service import wire
-from service.states import STAGE_OF
+from service.states import STAGE_OF, JobState
 
 _SUMMED = {"alone": "every task alone", "trial": "short trials of groups"}
 _NAMES = {"shared": "shared prompt", "all": "all in one", "zero_shot": "zero-shot"}
@@ -17,7 +17,7 @@ class StageRow:
 
     name: str
     status: str
-    """`done`, `now` or `ahead`."""
+    """`done`, `now`, `ahead`, or `failed` where the job ended in it."""
     seconds: float | None
 
 
@@ -42,12 +42,15 @@ class ProgressRow:
 def stage_rows(job: wire.Job) -> list[StageRow]:
     """The job's stages in their order; a search only where there is one."""
     now = STAGE_OF.get(job.state)
+    last = next((name for name in reversed(STAGE_OF.values()) if name in job.stage_times), None)
+    failed = last if job.state == JobState.FAILED else None
     rows = []
     for name in STAGE_OF.values():
         seconds = job.stage_times.get(name)
         if (name == "search" and job.spec.search is None) or (name == "profile" and job.spec.trivial_sharing):
             continue
-        rows.append(StageRow(name, "now" if name == now else "ahead" if seconds is None else "done", seconds))
+        status = "now" if name == now else "failed" if name == failed else "ahead" if seconds is None else "done"
+        rows.append(StageRow(name, status, seconds))
     return rows
 
 

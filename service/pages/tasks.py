@@ -41,10 +41,16 @@ class TaskPage:
 
 
 def task_page(
-    results: wire.Results, groups: wire.Groups, *, text: str = "", group: str = "", sort: Sort = "", start: int = 0
+    results: wire.Results,
+    plan: Sequence[wire.Group],
+    *,
+    text: str = "",
+    group: str = "",
+    sort: Sort = "",
+    start: int = 0,
 ) -> TaskPage:
-    """From the row `start` on, at most `PAGE` rows."""
-    planned = {task: each.id for each in groups.groups if each.kind == "plan" for task in each.tasks}
+    """From the row `start` on, at most `PAGE` rows.  `plan`: the groups of the plan."""
+    planned = {task: each.id for each in plan for task in each.tasks}
     gains = {(gain.task, gain.against): gain for gain in results.gains if gain.task is not None}
     rows = [_row(row, row.group or planned.get(row.task), gains) for row in results.table]
     rows = [row for row in rows if text.lower() in row.scores.task.lower() and group in ("", row.group)]
