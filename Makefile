@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 PINS := pyproject.toml constraints.txt
-CODE := $(wildcard api bench examples grouping service tests workers)
+CODE := $(wildcard api bench docs examples grouping service tests workers)
 
-.PHONY: help setup demo up test test-fast chaos browser check format bench clean
+.PHONY: help setup demo up test test-fast chaos browser check format docs bench clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -71,6 +71,9 @@ check: $(VENV)/.installed-dev  ## Check format, style, types and who imports who
 format: $(VENV)/.installed-dev  ## Format the code and sort its imports.
 	$(BIN)/ruff check --fix-only --select I $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: setup  ## Write the reference pages that follow from the code.
+	$(BIN)/python -m docs.generate
 
 bench: setup  ## Measure; see bench/README.md.
 	$(BIN)/python -m bench

@@ -1,11 +1,13 @@
 """For machines that watch the service: alive, ready, and numbers for Prometheus.  None of it asks for a key, and none
 names a job, a task or a tenant."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.context import ControlPlaneOf
+from service import wire
 
 router = APIRouter(tags=["health"])
 
@@ -16,15 +18,19 @@ def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", summary="Can it do its work?", responses={503: {"description": "Something is missing."}})
-def readyz(control_plane: ControlPlaneOf) -> JSONResponse:
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Something is missing.", "model": wire.Readiness}}
+
+
+@router.get("/readyz", summary="Can it do its work?", responses=_NOT_READY)
+def readyz(control_plane: ControlPlaneOf, response: Response) -> wire.Readiness:
     """What the service stands on: `true`, or a sentence on what is wrong with it.
 
     Without Ray the API still takes jobs and answers questions; 503 tells a balancer that new jobs would only wait.
     """
     found = control_plane.ready()
     good = all(value is True for value in found.values())
-    return JSONResponse({"ready": good, "checks": found}, status_code=200 if good else 503)
+    response.status_code = 200 if good else 503
+    return wire.Readiness(ready=good, checks=found)
 
 
 @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)

@@ -30,10 +30,7 @@ _CLONE: dict[str, Any] = {
         "required": True,
         "description": "What is different, `{}` for nothing; as JSON or YAML, at most 1 MiB.",
         "content": {
-            "application/json": {
-                "schema": _CLONE_SCHEMA,
-                "example": {"name": "again", "overrides": {"training": {"epochs": 10}}},
-            },
+            "application/json": {"schema": _CLONE_SCHEMA},
             "application/yaml": {"schema": _CLONE_SCHEMA},
         },
     }

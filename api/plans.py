@@ -10,16 +10,12 @@ from service import wire, wire_plans
 router = APIRouter(prefix="/v1/jobs/{job_id}/plans", tags=["plans"])
 
 _NEW_PLAN = {"$ref": "#/components/schemas/NewPlan"}
-_EXAMPLES = {
-    "settings": {"summary": "What if there were three groups?", "value": {"settings": {"num_groups": 3}}},
-    "groups": {"summary": "Groups of my own", "value": {"groups": {"g1": ["art", "clipart"], "g2": ["photo"]}}},
-}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "Settings to change, groups to take as they are, or both; as JSON or YAML, at most 1 MiB.",
         "content": {
-            "application/json": {"schema": _NEW_PLAN, "examples": _EXAMPLES},
+            "application/json": {"schema": _NEW_PLAN},
             "application/yaml": {"schema": _NEW_PLAN},
         },
     }

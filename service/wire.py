@@ -344,6 +344,15 @@ class Validation(Message):
     """Of the data; empty where the description could not be read."""
 
 
+class Readiness(Message):
+    """What the service stands on."""
+
+    ready: bool
+    """True: all of it answers."""
+    checks: dict[str, bool | str]
+    """database, storage, ray -> true, or a sentence on what is wrong with it."""
+
+
 class Problem(BaseModel):
     """An error (RFC 9457).  `detail` says what was given, what was expected and what to do."""
 
