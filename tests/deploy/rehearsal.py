@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tests.chaos.jobs import tiny
 from tests.deploy.machines import Machine, Network
-from tests.deploy.rendered import SECRETS, compose, image_environment
+from tests.deploy.rendered import SECRETS, compose, environment, image_environment, pods, the
 
 START_SECONDS = 300.0
 JOB_SECONDS = 300.0
@@ -33,20 +33,21 @@ class Image:
         home = "/home/cohort" if root else "/root"
         self.environment = {"HOME": home, "PATH": f"{own}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
         self.environment |= image_environment()
+        self.environment["RAY_raylet_start_wait_time_s"] = "240"  # of two cores, others may take most
 
-    def start(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """As a container engine does."""
-        machine.start([*self._entry, *command], {**self.environment, **environment})
+    def start(self, machine: Machine, command: Sequence[str], own: Mapping[str, str]) -> None:
+        """As a container engine does.  `own`: the container's environment, over the image's."""
+        machine.start([*self._entry, *command], {**self.environment, **own})
 
-    def run(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    def run(self, machine: Machine, command: Sequence[str], own: Mapping[str, str]) -> str:
         """As `exec` into a container.  What the command said; it has to succeed."""
-        done = machine.run(command, {**self.environment, **environment}, seconds=JOB_SECONDS)
+        done = machine.run(command, {**self.environment, **own}, seconds=JOB_SECONDS)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
         return done.stdout
 
-    def succeeds(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    def succeeds(self, machine: Machine, command: Sequence[str], own: Mapping[str, str]) -> bool:
         """A probe's command."""
-        return machine.run(command, {**self.environment, **environment}, seconds=60).returncode == 0
+        return machine.run(command, {**self.environment, **own}, seconds=60).returncode == 0
 
 
 def postgres(network: Network, url: str) -> Machine:
@@ -103,17 +104,64 @@ def start_compose(network: Network, image: Image, shared: Mapping[str, Path]) ->
     return machines
 
 
-def do_a_job(image: Image, control_plane: Machine, environment: Mapping[str, str]) -> dict[str, Any]:
+def start_kubernetes(
+    network: Network, image: Image, overlay: str, shared: Mapping[str, Path]
+) -> tuple[dict[str, Machine], dict[str, str]]:
+    """The database that the operator brings, Ray as KubeRay starts it, and control planes, probed as Kubernetes does;
+    and the environment of these.
+
+    The head keeps its state in memory, and the machine for GPUs has none: it computes on its CPUs.
+    """
+    token = "0123456789abcdef" * 4
+    url = "postgresql://cohort:secret@postgres:5432/cohort"
+    secrets = {("cohort-database", "url"): url, ("cohort-ray-token", "auth_token"): token}
+    secrets["cohort-links", "secret"] = "0123456789abcdef" * 2
+    ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    machines = {"postgres": postgres(network, url)}
+    spec = the(overlay, "RayCluster")["spec"]
+    head = "cohort-ray-head-svc"
+    machines[head] = machine = network.add(head, lower=image.lower, user=image.user, shared=shared)
+    image.start(machine, kuberay_command(spec["headGroupSpec"], head=True), environment(overlay, "head", secrets) | ray)
+    until(
+        partial(image.succeeds, machine, ["ray", "health-check", "--address", f"{head}:6379"], ray),
+        machine,
+        "Ray is up",
+    )
+    for group in spec["workerGroupSpecs"]:
+        name = group["groupName"]
+        machines[name] = machine = network.add(name, lower=image.lower, user=image.user, shared=shared)
+        image.start(machine, kuberay_command(group, head=False), environment(overlay, name, secrets) | ray)
+    own = environment(overlay, "cohort-control-plane", secrets)
+    (container,) = pods(overlay)["cohort-control-plane"]["spec"]["containers"]
+    probe = ["wget", "-q", "-O-", f"http://127.0.0.1:8080{container['readinessProbe']['httpGet']['path']}"]
+    for number in range(1, the(overlay, "Deployment")["spec"]["replicas"] + 1):
+        name = f"cohort-control-plane-{number}"
+        machines[name] = machine = network.add(name, lower=image.lower, user=image.user, shared=shared)
+        image.start(machine, container["args"], own)
+        until(partial(image.succeeds, machine, probe, own), machine, f"{name} is ready")
+    return machines, own
+
+
+def kuberay_command(group: Mapping[str, Any], *, head: bool) -> list[str]:
+    """`ray start` as KubeRay makes it for a group: through a shell, with what it adds itself."""
+    given = dict(group["rayStartParams"])
+    kind = "--head --dashboard-host=0.0.0.0" if head else "--address=cohort-ray-head-svc:6379"
+    given |= {"metrics-export-port": "8080", "dashboard-agent-listen-port": "52365"}
+    words = " ".join(f"--{name}={value}" for name, value in given.items())
+    return ["/bin/bash", "-c", f"ulimit -n 65536; ray start {kind} --block {words}"]
+
+
+def do_a_job(image: Image, control_plane: Machine, own: Mapping[str, str]) -> dict[str, Any]:
     """Submits a tiny job from the control plane's machine and waits for its end; the job as the API tells it."""
     control_plane.write(SPEC, json.dumps(tiny("rehearsal")))
-    said = image.run(control_plane, ["cohort", "submit", SPEC, "--json"], environment)
+    said = image.run(control_plane, ["cohort", "submit", SPEC, "--json"], own)
     job = json.loads(said)["id"]
 
     def ended() -> bool:
-        return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], environment))["finished_at"]
+        return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], own))["finished_at"]
 
     until(ended, control_plane, f"{job} ends", seconds=JOB_SECONDS)
-    return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], environment))
+    return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], own))
 
 
 def driver_logs(machine: Machine) -> list[str]:

@@ -1,5 +1,4 @@
-"""What `deploy/` comes to: compose with its variables filled in, overlays as kustomize renders them, commands as KubeRay
-makes them."""
+"""What `deploy/` comes to: compose with its variables filled in, and overlays as kustomize renders them."""
 
 import functools
 import re
@@ -36,7 +35,7 @@ def compose(variables: Mapping[str, str]) -> dict[str, Any]:
                 return [fill(each) for each in value]
         return value
 
-    return fill(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+    return fill(yaml.load((DEPLOY / "compose.yaml").read_text(), yaml.CSafeLoader))
 
 
 def _value(variables: Mapping[str, str], name: str, kind: str | None, rest: str | None) -> str:
@@ -46,16 +45,16 @@ def _value(variables: Mapping[str, str], name: str, kind: str | None, rest: str 
     return value or ((rest or "") if kind == "-" else "")
 
 
-@functools.cache
 def _rendered(overlay: str) -> str:
     kubectl = Path(sys.executable).with_name("kubectl")  # the one of our own packages
     command = [str(kubectl), "kustomize", str(DEPLOY / "kubernetes" / "overlays" / overlay)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
+@functools.cache
 def objects(overlay: str) -> list[dict[str, Any]]:
     """What an overlay makes in the cluster."""
-    return list(yaml.safe_load_all(_rendered(overlay)))
+    return list(yaml.load_all(_rendered(overlay), yaml.CSafeLoader))
 
 
 def the(overlay: str, kind: str, name: str = "") -> dict[str, Any]:
