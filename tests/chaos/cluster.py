@@ -1,10 +1,11 @@
 """A Ray cluster of a head without CPUs and worker nodes with one each, on this machine: what a service elsewhere uses.
 
 Run as a program it is the cluster itself, with Ray's own `Cluster`: it obeys one command a line on its standard input
-(`lose`: a node's processes are killed; `preempt SECONDS`: a node is drained with that deadline and then lost; `add`: a
-node joins; `behead`: the head's processes are killed) and answers `done`.
+(`lose [ID]`: a node's processes are killed; `preempt SECONDS`: a node is drained with that deadline and then lost;
+`add [JSON]`: a node joins, with these arguments; `behead`: the head's processes are killed) and answers `done`.
 """
 
+import json
 import secrets
 import subprocess
 import sys
@@ -49,6 +50,16 @@ class RayCluster:
             "SPT_NOENV": "1",  # Ray renames its processes; without this the new title overwrites the mark
         }
         self._processes: list[subprocess.Popen[str]] = []  # the nodes of a beheaded one live on with it
+
+    @property
+    def gcs_address(self) -> str:
+        """Where another machine joins."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every process of it; `kill` finds them by it."""
+        return dict(self._environment)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -152,9 +163,10 @@ def main(gcs_port: int, dashboard_port: int, agent_port: int, folder: str) -> No
         node = next(iter(cluster.worker_nodes), None)
         match command:
             case "add":
-                cluster.add_node(num_cpus=1)
+                cluster.add_node(**({"num_cpus": 1} | json.loads(given or "{}")))
             case "lose":
-                cluster.remove_node(node, allow_graceful=False)
+                lost = next((each for each in cluster.worker_nodes if each.node_id == given), node)
+                cluster.remove_node(lost, allow_graceful=False)
             case "preempt":
                 assert node is not None
                 drain = ["drain-node", "--address", cluster.address, "--node-id", node.node_id]
@@ -166,7 +178,7 @@ def main(gcs_port: int, dashboard_port: int, agent_port: int, folder: str) -> No
             case "behead":
                 head.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
             case _:
-                raise ValueError(f"{line!r}: expected add, lose, preempt SECONDS or behead.")
+                raise ValueError(f"{line!r}: expected add [JSON], lose [ID], preempt SECONDS or behead.")
         _say("done")
 
 
