@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from docs.generate import PLACE, pages
 from service.cli import app
+from service.cli_parts import DONE, FAILED
 from service.client import Cohort
 from service.settings import Settings
 from service.spec import parse_spec
@@ -40,7 +41,7 @@ ELSEWHERE = {
 """Pages about other machines: their snippets are read, not run.  What they tell is tested beside what they tell of."""
 RUN = [page for page in PAGES if page.name not in ELSEWHERE and any(snippets(page))]
 LANGUAGES = {"bash", "python", "yaml", "json", "text", "promql", "toml", "ini", ""}
-_SIMPLE = re.compile(r"^cohort [^|&;<>$`]*$")
+_SIMPLE = re.compile(r"^cohort [^|&;<>$`]*( \|\| true)?$")
 
 
 def name_of(page: Path) -> str:
@@ -86,9 +87,10 @@ class Reader:
         commands = [line.partition(" #")[0].strip() for line in lines]
         if all(_SIMPLE.match(command) for command in commands):
             for command in commands:
-                words = shlex.split(self._in_place(command))[1:]
-                done = CliRunner().invoke(app, words, env={"COHORT_HOME": str(self.served.home)})
-                assert done.exit_code == 0, f"{command}\n{done.output}{done.exception or ''}"
+                words, either, _ = self._in_place(command).partition(" || ")
+                done = CliRunner().invoke(app, shlex.split(words)[1:], env={"COHORT_HOME": str(self.served.home)})
+                expected = (DONE, FAILED) if either else (DONE,)
+                assert done.exit_code in expected, f"{command}\n{done.output}{done.exception or ''}"
             return
         script = 'set -euo pipefail\ncohort() { python -m service.cli "$@"; }\n' + text
         done = subprocess.run(
