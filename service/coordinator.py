@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from service.clock import Clock, SystemClock
 from service.cluster_check import ClusterCheck
@@ -215,6 +215,7 @@ class Coordinator:
             attempt = self._store.start_attempt(job.id, devices=devices, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
+        bind_contextvars(attempt=attempt)
         self._under_way.add(job.id)
         if job.state != JobState.AWAITING_APPROVAL:  # that waited for its user
             could = max(job.state_since, job.not_before, job.desired_since)

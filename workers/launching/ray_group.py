@@ -6,7 +6,6 @@ it as actor name, log and metrics.  It imports neither torch nor pydantic, so th
 
 import importlib
 import logging
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +22,7 @@ class Group:
     """Progress, log lines and metrics of one group of one job."""
 
     def __init__(self, job: str, attempt: int, group: str, tasks: list[str]) -> None:
-        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr, which the dashboard shows first
         self.job, self.attempt, self.group, self.tasks = job, attempt, group, tasks
         self._board = GroupBoard(group)
         self._stop_requested = False
