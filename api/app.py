@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import anyio
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -23,7 +24,9 @@ from api import (
     tasks,
 )
 from api.audit import Audit
+from api.context import READERS
 from api.limits import RequestLimiter
+from api.tails import Tails
 from service.children import NewTasks
 from service.control_plane import ControlPlane
 from service.planning import WHOLE
@@ -74,6 +77,8 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     app = FastAPI(title="Cohort", version="1", description=_ABOUT, separate_input_output_schemas=False)
     app.state.control_plane = control_plane
     app.state.views = Views(control_plane.store, control_plane.settings)
+    app.state.readers = anyio.CapacityLimiter(READERS)
+    app.state.tails = Tails(control_plane.store, app.state.views, control_plane.settings.poll_seconds)
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
     app.add_middleware(Audit, store=control_plane.store)
     app.state.closing = threading.Event()  # set: open streams end, so that the server can

@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
-from api.context import ControlPlaneOf
+from api.context import ControlPlaneOf, asked
 from api.problems import Forbidden, ForeignOrigin, TooManyRequests, Unauthorized
 from service.control_plane import ControlPlane
 from service.errors import JobNotFound
@@ -48,13 +48,13 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
-def authenticate(
+async def authenticate(
     request: Request,
     control_plane: ControlPlaneOf,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
     """Whose request it is.  Unauthorized, ForeignOrigin, TooManyRequests."""
-    request.state.principal = principal = _principal(request, control_plane, bearer)
+    request.state.principal = principal = await _principal(request, control_plane, bearer)
     limit(request, principal.key)
     return principal
 
@@ -74,11 +74,11 @@ def limit(request: Request, key: str | None) -> None:
 PrincipalOf = Annotated[Principal, Depends(authenticate)]
 
 
-def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
+async def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
     """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
     require(principal, Role.VIEWER if request.method in _LOOKING else Role.SUBMITTER)
     job_id = request.path_params.get("job_id")
-    if job_id is not None and not principal.sees(control_plane.store.tenant_of(job_id)):
+    if job_id is not None and not principal.sees(await asked(request, control_plane.store.tenant_of, job_id)):
         raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
 
@@ -91,17 +91,19 @@ def require(principal: Principal, role: Role) -> None:
         )
 
 
-def operate(principal: PrincipalOf) -> None:
+async def operate(principal: PrincipalOf) -> None:
     """Lets operators and admins pass.  Forbidden."""
     require(principal, Role.OPERATOR)
 
 
-def administer(principal: PrincipalOf) -> None:
+async def administer(principal: PrincipalOf) -> None:
     """Lets admins pass.  Forbidden."""
     require(principal, Role.ADMIN)
 
 
-def _principal(request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None) -> Principal:
+async def _principal(
+    request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None
+) -> Principal:
     if control_plane.settings.no_auth:
         _check_own_machine(request)
         return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)
@@ -110,7 +112,7 @@ def _principal(request: Request, control_plane: ControlPlane, bearer: HTTPAuthor
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
         raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
-    info = control_plane.store.check_key(key)
+    info = await asked(request, control_plane.store.check_key, key)
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
     return Principal(info.tenant, info.role, info.name, info.prefix)
