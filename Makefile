@@ -25,7 +25,7 @@ $(BIN)/python:
 # torch goes first, alone, so that a failing download of the largest part is seen at once and not retried with the rest.
 $(VENV)/.installed: $(PINS) | $(BIN)/python
 	$(PIP) install --quiet $(TORCH) -c constraints.txt
-	$(PIP) install --quiet -e . -c constraints.txt
+	$(PIP) install --quiet -e '.[server]' -c constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -1,6 +1,7 @@
 """The HTTP application over a control plane.  It starts and stops nothing: whoever made the control plane does."""
 
 import threading
+from collections.abc import MutableMapping
 from typing import Any
 
 import anyio
@@ -26,7 +27,10 @@ from api import (
 from api.audit import Audit
 from api.context import READERS
 from api.limits import RequestLimiter
+from api.pages.router import router as pages
+from api.sessions import Sessions
 from api.tails import Tails
+from api.watch import Watch
 from service.children import NewTasks
 from service.control_plane import ControlPlane
 from service.planning import WHOLE
@@ -71,25 +75,39 @@ _KEPT: dict[str, dict[str, Any]] = {
 }
 
 
+def _is_not_traced(scope: MutableMapping[str, Any]) -> bool:
+    """Probes, and paths that hold a secret."""
+    return scope["path"].startswith(("/livez", "/readyz", "/metrics", "/v1/links/"))
+
+
 def create_app(control_plane: ControlPlane) -> FastAPI:
     """The app.  ValueError for settings that would serve strangers without keys."""
     auth.check_exposure(control_plane.settings)
-    app = FastAPI(title="Cohort", version="1", description=_ABOUT, separate_input_output_schemas=False)
+    app = FastAPI(
+        title="Cohort",
+        version="1",
+        description=_ABOUT,
+        separate_input_output_schemas=False,
+        # does nothing until OTEL_EXPORTER_OTLP_ENDPOINT says where to (docs/reference/logs.md)
+        telemetry={"auto_configure": True, "exclude": _is_not_traced},
+    )
     app.state.control_plane = control_plane
     app.state.views = Views(control_plane.store, control_plane.settings)
     app.state.readers = anyio.CapacityLimiter(READERS)
     app.state.tails = Tails(control_plane.store, app.state.views, control_plane.settings.poll_seconds)
+    app.state.sessions = Sessions(control_plane.store, control_plane.settings)
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
     app.add_middleware(Audit, store=control_plane.store)
     app.state.closing = threading.Event()  # set: open streams end, so that the server can
     problems.install(app)
-    health.install(app, control_plane.store)
+    app.add_middleware(Watch, telemetry=control_plane.telemetry)
     app.include_router(health.router)
     for room in (jobs, estimates, tasks, plans, results, events, artifacts):
         app.include_router(room.router, dependencies=[Depends(auth.guard)], responses=_PROBLEMS)
     for room in (keys, links, dashboard):  # these look after themselves
         app.include_router(room.router, responses=_PROBLEMS)
     app.include_router(quotas.router, responses=_PROBLEMS)
+    app.include_router(pages)
     _describe(app)
     return app
 

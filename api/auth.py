@@ -3,8 +3,8 @@
 A key stands for a tenant and a role (`service.roles`).  Jobs of other tenants are not there for it: they answer 404
 like jobs that never were.  Looking takes the role viewer, everything else at least submitter.
 
-For pages in a browser the key may also be the password of HTTP Basic, with any user name; for reading only, because a
-browser sends that along with requests that other sites made it send.
+For reading, and for nothing else, a browser is also known by its sign-in on the pages (`api.sessions`), or by the key
+as the password of HTTP Basic, with any user name, which browsers send along with what other sites make them send.
 """
 
 import base64
@@ -76,9 +76,13 @@ PrincipalOf = Annotated[Principal, Depends(authenticate)]
 
 async def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
     """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
-    require(principal, Role.VIEWER if request.method in _LOOKING else Role.SUBMITTER)
-    job_id = request.path_params.get("job_id")
-    if job_id is not None and not principal.sees(await asked(request, control_plane.store.tenant_of, job_id)):
+    await asked(request, admit, principal, control_plane, request.method, request.path_params.get("job_id"))
+
+
+def admit(principal: Principal, control_plane: ControlPlane, method: str, job_id: str | None) -> None:
+    """What `guard` looks at, of a request whose parts are given."""
+    require(principal, Role.VIEWER if method in _LOOKING else Role.SUBMITTER)
+    if job_id is not None and not principal.sees(control_plane.store.tenant_of(job_id)):
         raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
 
@@ -105,9 +109,14 @@ async def _principal(
     request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None
 ) -> Principal:
     if control_plane.settings.no_auth:
-        _check_own_machine(request)
-        return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)
+        return own_machine(request)
     key = bearer.credentials if bearer is not None else _basic_password(request)
+    if (
+        key is None
+        and request.method in _LOOKING
+        and (session := await asked(request, request.app.state.sessions.read, request)) is not None
+    ):
+        return session.principal
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
@@ -128,8 +137,9 @@ def _basic_password(request: Request) -> str | None:
         return None
 
 
-def _check_own_machine(request: Request) -> None:
-    """A page of another site must not reach a service without keys, by a name of its own or through the browser."""
+def own_machine(request: Request) -> Principal:
+    """Whoever asks a service without keys.  ForeignOrigin: a page of another site must not reach it, by a name of its
+    own or through the browser."""
     origin = request.headers.get("origin")
     hosts = [request.url.hostname or ""] + ([] if origin is None else [urlsplit(origin).hostname or ""])
     if strangers := [host for host in hosts if not is_loopback(host)]:
@@ -137,3 +147,4 @@ def _check_own_machine(request: Request) -> None:
             f"The request names the host {strangers[0]!r:.100}; a service without keys answers only 127.0.0.1, ::1 "
             "and localhost. Use one of these, or start it with keys."
         )
+    return Principal(DEFAULT_TENANT, Role.ADMIN, "this machine", None)

@@ -47,15 +47,20 @@ async def job_text(request: Request) -> JobText:
             f"The body is announced as {given or 'nothing'!r:.100}; expected a description in YAML or JSON. "
             "Send Content-Type: application/yaml or application/json."
         )
-    text = bytearray()
+    return JobText(await body(request, MAX_BYTES), kind in _JSON)
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """The whole body; BodyTooLarge as soon as it has more bytes than `limit`."""
+    found = bytearray()
     async for chunk in request.stream():
-        text += chunk
-        if len(text) > MAX_BYTES:
+        found += chunk
+        if len(found) > limit:
             raise BodyTooLarge(
-                f"The body has more than {MAX_BYTES} bytes, the most a description may have. "
+                f"The body has more than {limit} bytes, the most a description may have. "
                 "Of a job, name a manifest per task instead of long lists of classes."
             )
-    return JobText(bytes(text), kind in _JSON)
+    return bytes(found)
 
 
 async def asked(request: Request, question: Callable[..., T], *given: Any) -> T:

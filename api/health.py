@@ -1,21 +1,13 @@
-"""For machines that watch the service: alive, ready, and numbers for Prometheus.  None of it asks for a key."""
+"""For machines that watch the service: alive, ready, and numbers for Prometheus.  None of it asks for a key, and none
+names a job, a task or a tenant."""
 
-import time
-from collections.abc import Iterator
-
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.context import ControlPlaneOf
-from service.store import Store
 
 router = APIRouter(tags=["health"])
-
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 @router.get("/livez", summary="Is the process alive?")
@@ -36,57 +28,6 @@ def readyz(control_plane: ControlPlaneOf) -> JSONResponse:
 
 
 @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
-def metrics(request: Request) -> Response:
-    """Jobs by state; requests and their durations by route."""
-    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class JobsByState(Collector):
-    """Counts jobs when it is asked, so that a restart changes nothing."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily("cohort_jobs", "Jobs by state.", labels=["state"])
-        for state, count in self._store.count_by_state().items():
-            family.add_metric([state], count)
-        yield family
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily("cohort_jobs", "Jobs by state.", labels=["state"])
-
-
-class CountRequests:
-    """Counts requests by route and times them until the answer begins (a stream's end says nothing about speed)."""
-
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
-        self._app = app
-        self._requests = Counter("cohort_http_requests", "Requests.", ["method", "route", "status"], registry=registry)
-        self._seconds = Histogram(
-            "cohort_http_seconds", "Seconds until the answer begins.", ["route"], buckets=_BUCKETS, registry=registry
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                # the template, not the path: ids in labels would make a time series per job
-                route = getattr(scope.get("route"), "path", "unknown")
-                self._requests.labels(scope["method"], route, str(message["status"])).inc()
-                self._seconds.labels(route).observe(time.perf_counter() - began)
-            await send(message)
-
-        await self._app(scope, receive, counted)
-
-
-def install(app: FastAPI, store: Store) -> None:
-    """Gives the app a registry of its own: several apps may live in one process."""
-    registry = CollectorRegistry()
-    registry.register(JobsByState(store))
-    app.state.registry = registry
-    app.add_middleware(CountRequests, registry=registry)
+def metrics(control_plane: ControlPlaneOf) -> Response:
+    """Requests, jobs by state, waits, looks of the coordinator, transactions: docs/reference/metrics.md names all."""
+    return Response(generate_latest(control_plane.telemetry.registry), media_type=CONTENT_TYPE_LATEST)

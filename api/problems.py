@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api.watch import HEADER
 from service import errors
 from service.artifacts import storage_error
 from service.wire import Fault, Problem
@@ -185,8 +186,13 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     """A fault of the storage's or of ours: the log has it, the user is told no internals."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    request_id = getattr(request.state, "request_id", "")
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    log.error("%s %s failed", request.method, route, exc_info=error, extra={"request_id": request_id})
     if (told := storage_error(error)) is not None:
         return _told(request, told)
-    detail = "The service made an error it did not expect; its log has the details. Try again, then report it."
-    return problem(request, 500, detail, kind="InternalError")
+    detail = (
+        f"The service made an error it did not expect; its log has the details under the request id {request_id}. "
+        "Try again, then report it with this id."
+    )
+    return problem(request, 500, detail, kind="InternalError", headers={HEADER: request_id})

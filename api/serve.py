@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.auth import check_exposure
+from service import logs
 from service.connection import Connection
 from service.control_plane import ControlPlane
 from service.roles import Role
@@ -34,6 +35,7 @@ def serve(settings: Settings, *, started: Callable[[Connection], None], until_st
         until_stdin_closes: also stop when standard input ends, so that a parent process that dies takes this one along.
     """
     check_exposure(settings)
+    logs.configure(sys.stderr, settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())  # a start that is under way is finished first, then undone
@@ -60,7 +62,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                log_level="warning",
+                log_config=None,  # through our own
                 access_log=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,

@@ -18,8 +18,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from grouping.config import GroupingConfig
 from grouping.decision import pair_weights
+from grouping.demands import fuse
 from grouping.grams import block_grams, cosine, scales, sorted_mean
-from grouping.links import Limits, fuse, limits_for
+from grouping.links import Limits, limits_for
 from grouping.local import local_partition
 from grouping.measurement import Measurement
 from grouping.paper import paper_partition

@@ -15,7 +15,8 @@ import numpy as np
 from grouping.affinities import affinity
 from grouping.config import GroupingConfig
 from grouping.decision import Decision, decide, pair_weights
-from grouping.links import ROUNDING, check_links
+from grouping.demands import check_links
+from grouping.links import ROUNDING
 from grouping.measurement import Measurement
 from grouping.outline import Origin
 from grouping.paper import mean_score

@@ -18,8 +18,8 @@ from sklearn.metrics import adjusted_rand_score
 from grouping.affinities import affinity
 from grouping.config import GroupingConfig
 from grouping.decision import Decision, decide
+from grouping.demands import check_links, fuse
 from grouping.group_ids import group_ids
-from grouping.links import check_links, fuse
 from grouping.measurement import Measurement, TaskFacts, check_names, measure
 from grouping.outline import Origin, PlanOutline
 from grouping.partition import Partition

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from grouping.attribution import task_why
 from grouping.config import GroupingConfig
 from grouping.decision import Decision
 from grouping.measurement import Measurement
 from grouping.similarity import Similarity
-from grouping.why import TaskWhy, task_why, where_sentence
+from grouping.why import TaskWhy, where_sentence
 
 NUM_NEAREST = 5
 MAX_TURNED = 500

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from grouping.affinities import Agreement, affinity, agreements
 from grouping.confidence import Confidence, confidence
 from grouping.decision import decide
+from grouping.demands import fuse
 from grouping.given import labels_of
-from grouping.links import fuse
 from grouping.measurement import Measurement
 from grouping.partition import Partition
 from grouping.plan import Plan, SecondOpinion

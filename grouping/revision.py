@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from grouping.config import GroupingConfig
+from grouping.demands import fuse
 from grouping.gains import Gain
 from grouping.given import check_limits
-from grouping.links import fuse
 from grouping.prediction import Predictor
 from grouping.trials import Composition, Trials
 

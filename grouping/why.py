@@ -1,18 +1,12 @@
 """Where a task's agreement sits: the exact split of the similarity by layer and modality, and its course in training.
 
 The dot product is a sum over parameters, so the similarity (before clipping) is the sum of its parts, with nothing left
-over; it is also the mean of what it was at each snapshot.
+over; it is also the mean of what it was at each snapshot.  `grouping.attribution` computes it; here it is told.
 """
 
-# S snapshots, T usable tasks, B blocks
+from collections.abc import Mapping
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
 from pydantic import BaseModel, ConfigDict
-
-from grouping.measurement import Measurement
-from grouping.similarity import MIN_RELIABILITY
 
 _PLAIN = 0.05
 """A part below this share of the whole is not worth a word."""
@@ -40,28 +34,6 @@ class TaskWhy(BaseModel):
     """They add up to the mean similarity, before it is clipped to [-1, 1]. Empty where the blocks are unknown."""
     trend: list[float]
     """Mean similarity to its group at each snapshot, in the order of the snapshots (alone: to the nearest task)."""
-
-
-def task_why(
-    measurement: Measurement, reliability_T: np.ndarray | None, task: int, own: Sequence[int], other: Sequence[int]
-) -> TaskWhy | None:
-    """The parts of a task's mean similarity to its partners and to others, all given by index; None unmeasured."""
-    numerators_STT = measurement.numerators_STT
-    if numerators_STT is None or reliability_T is None or not (own or other):
-        return None
-    root_T = np.sqrt(np.maximum(reliability_T, MIN_RELIABILITY))
-
-    def mean(values: np.ndarray, tasks: Sequence[int]) -> np.ndarray:
-        members = list(tasks)
-        return (values[:, task, members] / (root_T[task] * root_T[members])).mean(axis=1)
-
-    blocks = []
-    if measurement.blocks_BTT is not None:
-        parts = [mean(measurement.blocks_BTT, tasks).tolist() if tasks else None for tasks in (own, other)]
-        for index, name in enumerate(measurement.block_names):
-            shares = [None if part is None else part[index] for part in parts]
-            blocks.append(BlockShare(block=name, own=shares[0], other=shares[1]))
-    return TaskWhy(blocks=blocks, trend=mean(numerators_STT, own or other).tolist())
 
 
 def conflicting(parts: Mapping[str, float]) -> list[str]:

@@ -143,7 +143,7 @@ class JobFiles:
         """Adds lines to `logs/<name>.log`.  What cannot be written ends no job, and goes to this process's log."""
         text = "".join(f"{line}\n" for line in lines)
         try:
-            append(self.path(f"logs/{name}.log"), text)
+            append(self.path(f"logs/{name}.log"), text.encode(errors="backslashreplace"))
         except Exception as error:  # of an object store's client, any
             log.warning("%s: %s", error, text)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from grouping.config import GroupingConfig
-from grouping.links import check_links
+from grouping.demands import check_links
 from service.reading import quoted, read_spec
 from service.spec import MAX_TASKS, sharing_of, with_sharing
 from workers.clip.config import BackboneConfig

@@ -13,11 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from service import cli_estimate, cli_jobs, cli_keys, cli_plans, cli_queue
-from service.cli_parts import Json, home_of
-from service.client import ApiError, BundleBroken, Unreachable
+from service.cli_parts import EXIT_CODES, FAILED, TOLD, UNREACHABLE, Json, home_of
+from service.client import Unreachable
 
-_TOLD = (ApiError, Unreachable, BundleBroken, ValueError, TimeoutError, FileNotFoundError)
-"""Errors whose message is for the user; anything else is a fault of ours and shows its traceback."""
+_ROOMS = ("api", "grouping", "service", "workers")
 
 
 class _Told(TyperGroup):
@@ -26,23 +25,23 @@ class _Told(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except _TOLD as error:
+        except TOLD as error:
             typer.secho(str(error), fg="red", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(UNREACHABLE if isinstance(error, Unreachable) else FAILED) from error
 
 
 app = typer.Typer(
     cls=_Told,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Train many CLIP classification tasks at once, each with the tasks that help it.\n\n"
     "Start a service with `cohort up`, then in another terminal: `cohort submit job.yaml --watch`. "
     "`cohort demo` shows everything in a few minutes.",
+    epilog="Exit codes: " + " ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()),
 )
 
 _Home = Annotated[
-    Path | None, typer.Option(help="The service's folder.  (default: $COHORT_HOME, or ./var)", show_default=False)
+    Path | None, typer.Option(envvar="COHORT_HOME", help="The service's folder.  (default: ./var)", show_default=False)
 ]
 _Url = Annotated[str | None, typer.Option("--url", envvar="COHORT_URL", help="A service elsewhere.")]
 _Key = Annotated[str | None, typer.Option("--key", envvar="COHORT_KEY", help="Its API key.")]
@@ -81,13 +80,22 @@ def demo(
     spec: Annotated[Path | None, typer.Option(help="Another job.  (default: examples/demo.yaml)")] = None,
 ) -> None:
     """See it all once: start a service, train the demo job, show the groups, why, and what they gained."""
-    raise typer.Exit(_load("service.cli_demo:demo")(home=ctx.obj[0] or Path("var/demo"), keep=keep, spec=spec))
+    source = ctx.find_root().get_parameter_source("home")
+    home = ctx.obj[0] if source is not None and source.name == "COMMANDLINE" else Path("var/demo")
+    raise typer.Exit(_load("service.cli_demo:demo")(home=home, keep=keep, spec=spec))
 
 
 @app.command()
-def doctor(ctx: typer.Context, as_json: Json = False) -> None:
-    """Look for what would keep Cohort from working on this machine, and say how to mend it."""
-    raise typer.Exit(_load("service.cli_doctor:doctor")(home_of(ctx), as_json=as_json))
+def doctor(
+    ctx: typer.Context,
+    spec: Annotated[Path | None, typer.Argument(help="A job description: what would it use, and could it run?")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what would keep Cohort from working here and on its cluster, and say how to mend it.
+
+    Exits with 1 if something is wrong.
+    """
+    raise typer.Exit(_load("service.cli_doctor:doctor")(home_of(ctx), spec, as_json=as_json))
 
 
 # jobs: over HTTP
@@ -155,9 +163,17 @@ def main() -> None:
 
 
 def _load(place: str) -> Any:
-    """`module:name`, imported now."""
+    """`module:name`, imported now.  ValueError where only the client is installed."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in _ROOMS:
+            raise
+        raise ValueError(
+            f"This needs more than the client that is installed here: there is no {error.name!r}. "
+            "Install the service's packages: pip install 'cohort[server]' (in a checkout: make setup)."
+        ) from error
 
 
 if __name__ == "__main__":

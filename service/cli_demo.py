@@ -96,7 +96,7 @@ def _tell(client: Cohort, job: wire.Job, console: Console) -> None:
     similarity, groups = client.similarity(job.id), client.groups(job.id)
     if similarity.similarity:
         console.print(Text("\nHow the tasks agree (similarity of their gradients)", style="bold"))
-        console.print(show.similarity_table(similarity))
+        console.print(show.SimilarityTable(similarity))
     console.print(Text("The groups, and why", style="bold"))
     console.print(show.groups_table(groups))
     if groups.plan is not None:

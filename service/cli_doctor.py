@@ -1,4 +1,5 @@
-"""`cohort doctor`: looks for what would keep Cohort from working on this machine, and says how to mend it."""
+"""`cohort doctor`: looks for what would keep Cohort, or one job, from working here and where jobs run, and says how to
+mend it."""
 
 import importlib
 import json
@@ -7,13 +8,15 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
+from service.cluster_findings import Finding
 from service.connection import Connection
+from service.doctor_cluster import examine
 from service.roles import DEFAULT_TENANT
 from service.settings import Settings
 
@@ -21,21 +24,15 @@ _FREE_GB = 5.0
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "wrong": ("BAD ", "red")}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    verdict: str
-    """ok, warning or wrong."""
-    found: str
-    fix: str = ""
-
-
-def doctor(home: Path, *, as_json: bool) -> int:
+def doctor(home: Path, spec: Path | None, *, as_json: bool) -> int:
     """Prints what was found; 1 if anything is wrong."""
-    findings = []
-    for look in (_python, _torch, _torchvision, _backbones, _ray, _home_folder, _disk, _port):
+    description = None if spec is None else spec.read_bytes()
+    findings: list[Finding] = []
+
+    def machines(home: Path) -> list[Finding]:
+        return examine(Settings.load(home=home), description)
+
+    for look in (_python, _torch, _torchvision, _backbones, _ray, _home_folder, _disk, _port, machines):
         try:
             findings.extend(look(home))
         except Exception as error:  # the border: whatever a broken installation raises is what was found
@@ -48,7 +45,7 @@ def doctor(home: Path, *, as_json: bool) -> int:
     for finding in findings:
         mark, colour = _MARKS[finding.verdict]
         typer.secho(f"{mark}  ", fg=colour, nl=False)
-        typer.echo(f"{finding.subject:<12}{finding.found}")
+        typer.echo(f"{finding.subject:<12}{'' if len(finding.subject) < 12 else ' '}{finding.found}")
         if finding.fix:
             typer.echo(f"{'':<18}-> {finding.fix}")
     typer.echo("Something is wrong; see above." if bad else "Cohort should work here.")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli_parts import Json, connected, tell
+from service.cli_parts import DONE, FAILED, INTERRUPTED, Json, connected, tell
+from service.show import duration
 from service.wire_estimate import Estimate, Forecast, Interval
 
 app = typer.Typer()
@@ -28,10 +29,10 @@ def estimate(
         try:
             found = client.wait_for_estimate(asked.id)
         except KeyboardInterrupt:
-            typer.echo(f"\n{asked.id} goes on. `cohort cancel {asked.id}` stops it.")
-            raise typer.Exit(130) from None
+            typer.echo(f"\n{asked.id} goes on. `cohort cancel {asked.id}` stops it.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
     tell(found, as_json, lambda: lines(found))
-    raise typer.Exit(0 if found.forecast is not None and not found.forecast.problems else 1)
+    raise typer.Exit(DONE if found.forecast is not None and not found.forecast.problems else FAILED)
 
 
 def lines(found: Estimate) -> Iterator[str]:
@@ -42,7 +43,7 @@ def lines(found: Estimate) -> Iterator[str]:
     yield f"{found.name}, tried in small ({found.id}):"
     yield from _told(found.forecast)
     if found.wait_seconds is not None:
-        yield f"  queue     about {_time(found.wait_seconds)} if it were submitted now"
+        yield f"  queue     about {duration(found.wait_seconds)} if it were submitted now"
     for problem in found.forecast.problems:
         yield f"  PROBLEM   {problem}"
     for assumption in found.forecast.assumptions:
@@ -73,10 +74,4 @@ def _told(forecast: Forecast) -> Iterator[str]:
 
 
 def _span(seconds: Interval) -> str:
-    return f"{_time(seconds.low)} to {_time(seconds.high)}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{duration(seconds.low)} to {duration(seconds.high)}"

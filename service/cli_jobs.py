@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from service import show, wire
-from service.cli_parts import JobId, Json, Watch, changed, connected, follow, job_id_of, read_mapping, tell
+from service.cli_parts import (
+    DONE,
+    FAILED,
+    JobId,
+    Json,
+    Watch,
+    changed,
+    connected,
+    follow,
+    job_id_of,
+    read_mapping,
+    tell,
+    tell_accepted,
+)
 from service.states import JobState
 
 app = typer.Typer()
@@ -25,12 +38,8 @@ def submit(
         if check:
             found = client.validate(file)
             tell(found, as_json, lambda: [_validation_line(found)])
-            raise typer.Exit(0 if found.valid else 1)
-        job = client.submit(file)
-        if not watch:
-            tell(job, as_json, lambda: [f"{job.id} is {job.state}. See it with `cohort watch {job.id}`."])
-            return
-        follow(client, job.id)
+            raise typer.Exit(DONE if found.valid else FAILED)
+        tell_accepted(client, client.submit(file), watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -58,10 +67,13 @@ def show_job(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
 
 
 @app.command()
-def watch(ctx: typer.Context, job: JobId) -> None:
-    """Follow a job to its end: stages, groups, a bar per group, loss and score.  Ctrl-C leaves it running."""
+def watch(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
+    """Follow a job to its end: stages, a bar and the time left per group, loss and score.  Ctrl-C leaves it running.
+
+    With --json: the job, every event and the job as it ended, an object per line.
+    """
     with connected(ctx) as client:
-        follow(client, job_id_of(client, job))
+        follow(client, job_id_of(client, job), as_json=as_json)
 
 
 @app.command()
@@ -87,24 +99,25 @@ def cancel(
     ctx: typer.Context,
     job: JobId,
     now: Annotated[bool, typer.Option("--now", help="Without waiting for last checkpoints.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Stop a job for good.  Its checkpoints are kept, and `retry` goes on from them."""
     with connected(ctx) as client:
-        _say(client.cancel(job_id_of(client, job), now=now))
+        _say(client.cancel(job_id_of(client, job), now=now), as_json)
 
 
 @app.command()
-def pause(ctx: typer.Context, job: JobId) -> None:
+def pause(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Let a job write checkpoints and give its devices back."""
     with connected(ctx) as client:
-        _say(client.pause(job_id_of(client, job)))
+        _say(client.pause(job_id_of(client, job)), as_json)
 
 
 @app.command()
-def resume(ctx: typer.Context, job: JobId) -> None:
+def resume(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Let a paused job go on where it stopped."""
     with connected(ctx) as client:
-        _say(client.resume(job_id_of(client, job)))
+        _say(client.resume(job_id_of(client, job)), as_json)
 
 
 @app.command()
@@ -112,10 +125,7 @@ def retry(ctx: typer.Context, job: JobId, watch: Watch = False, as_json: Json = 
     """Train what is missing of a job that failed or was cancelled, as a job of its own."""
     with connected(ctx) as client:
         child = client.retry(job_id_of(client, job))
-        if watch:
-            follow(client, child.id)
-    line = f"{child.id} is {child.state}: it retries {child.retry_of}. See it with `cohort watch {child.id}`."
-    tell(child, as_json, lambda: [line])
+        tell_accepted(client, child, f": it retries {child.retry_of}", watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -137,44 +147,40 @@ def clone(
         job_id = job_id_of(client, job)
         different = {} if overrides is None else read_mapping(overrides, "training: {epochs: 10}")
         child = client.clone(job_id, changed(different, change or []), name=name)
-        if watch:
-            follow(client, child.id)
-    line = f"{child.id} is {child.state}: a clone of {job_id}. See it with `cohort watch {child.id}`."
-    tell(child, as_json, lambda: [line])
+        tell_accepted(client, child, f": a clone of {job_id}", watch=watch, as_json=as_json)
 
 
 @app.command()
-def archive(ctx: typer.Context, job: JobId) -> None:
+def archive(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Put a finished job away: out of the listing, and kept."""
     with connected(ctx) as client:
         found = client.archive(job_id_of(client, job))
-    typer.echo(f"{found.id} is archived; `cohort ls --archived` lists it.")
+    tell(found, as_json, lambda: [f"{found.id} is archived; `cohort ls --archived` lists it."])
 
 
 @app.command()
-def unarchive(ctx: typer.Context, job: JobId) -> None:
+def unarchive(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Put an archived job back into the listing."""
     with connected(ctx) as client:
         found = client.unarchive(job_id_of(client, job))
-    typer.echo(f"{found.id} is in the listing.")
+    tell(found, as_json, lambda: [f"{found.id} is in the listing."])
 
 
 @app.command()
-def delete(ctx: typer.Context, job: JobId) -> None:
+def delete(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Delete a finished job.  It can be restored for some days."""
     with connected(ctx) as client:
         found = client.delete(job_id_of(client, job))
-    typer.echo(
-        f"{found.id} is deleted; until {found.purge_at:%Y-%m-%d %H:%M} UTC `cohort restore {found.id}` undoes it."
-    )
+    line = f"{found.id} is deleted; until {found.purge_at:%Y-%m-%d %H:%M} UTC `cohort restore {found.id}` undoes it."
+    tell(found, as_json, lambda: [line])
 
 
 @app.command()
-def restore(ctx: typer.Context, job: JobId) -> None:
+def restore(ctx: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Take a deletion back."""
     with connected(ctx) as client:
         found = client.restore(job_id_of(client, job))
-    typer.echo(f"{found.id} is {found.state} and not deleted.")
+    tell(found, as_json, lambda: [f"{found.id} is {found.state} and not deleted."])
 
 
 @app.command()
@@ -188,27 +194,26 @@ def add(
     """Let new tasks join the groups of a finished job, as a job of its own that trains only what changes."""
     with connected(ctx) as client:
         child = client.add_tasks(job_id_of(client, job), file)
-        if watch:
-            follow(client, child.id)
-    line = f"{child.id} is {child.state}: it goes on from {child.parent}. See it with `cohort watch {child.id}`."
-    tell(child, as_json, lambda: [line])
+        tell_accepted(client, child, f": it goes on from {child.parent}", watch=watch, as_json=as_json)
 
 
 @app.command()
 def pull(
     ctx: typer.Context,
     job: JobId,
-    folder: Annotated[Path | None, typer.Argument(help="Where to.  (default: ./JOB)")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Where to.  (default: ./JOB)", show_default=False)] = None,
+    as_json: Json = False,
 ) -> None:
     """Fetch a finished job's bundle, every file checked against its sha256."""
     with connected(ctx) as client:
         job_id = job_id_of(client, job)
         place = client.pull(job_id, folder or Path(job_id))
-    typer.echo(f"The bundle is in {place}. Try `cohort predict {place} TASK IMAGE`.")
+    told = f"The bundle is in {place}. Try `cohort predict {place} TASK IMAGE`."
+    tell({"bundle": str(place)}, as_json, lambda: [told])
 
 
-def _say(job: wire.Job) -> None:
-    typer.echo(f"{job.id} is {job.state}, asked to {job.desired}.")
+def _say(job: wire.Job, as_json: bool) -> None:
+    tell(job, as_json, lambda: [f"{job.id} is {job.state}, asked to {job.desired}."])
 
 
 def _validation_line(found: wire.Validation) -> str:

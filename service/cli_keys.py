@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.table import Table
 
 from service.cli_parts import JobId, Json, connected, job_id_of, tell
@@ -40,7 +39,7 @@ def create(
     """Make a key.  It is shown this once."""
     with connected(ctx) as client:
         made = client.create_key(name, tenant=tenant, role=role, expires_in=None if expires is None else _span(expires))
-    _tell_whole(made, as_json, _made_lines(made))
+    tell(made, as_json, lambda: _made_lines(made))
 
 
 @keys.command()
@@ -53,15 +52,15 @@ def rotate(
     """Replace a key by a new one for the same holder."""
     with connected(ctx) as client:
         made = client.rotate_key(prefix, overlap=_span(overlap))
-    _tell_whole(made, as_json, _made_lines(made))
+    tell(made, as_json, lambda: _made_lines(made))
 
 
 @keys.command()
-def revoke(ctx: typer.Context, prefix: _Prefix) -> None:
+def revoke(ctx: typer.Context, prefix: _Prefix, as_json: Json = False) -> None:
     """Stop a key from working, at once."""
     with connected(ctx) as client:
         found = client.revoke_key(prefix)
-    typer.echo(f"The key {found.prefix} ({found.name}) works no more.")
+    tell(found, as_json, lambda: [f"The key {found.prefix} ({found.name}) works no more."])
 
 
 @app.command()
@@ -97,15 +96,7 @@ def link(
     """Make a link under which anybody can fetch a file of a job, without a key."""
     with connected(ctx) as client:
         found = client.link(job_id_of(client, job), path, expires_in=int(_span(expires)))
-    _tell_whole(found, as_json, [found.url])
-
-
-def _tell_whole(value: BaseModel, as_json: bool, lines: list[str]) -> None:
-    """As `tell`, but no line is broken where a terminal is narrow: keys and URLs are copied."""
-    if as_json:
-        tell(value, True, list)
-    else:
-        typer.echo("\n".join(lines))
+    tell(found, as_json, lambda: [found.url])
 
 
 def _span(text: str) -> float:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service import wire_plans
-from service.cli_parts import JobId, Json, Watch, connected, follow, job_id_of, read_mapping, read_setting, tell
+from service.cli_parts import JobId, Json, Watch, connected, job_id_of, read_mapping, read_setting, tell, tell_accepted
 from service.client import Cohort
 from service.plan_words import counted
 
@@ -25,7 +25,10 @@ _OF_THE_JOB = ("approve", "arbitrate", "arbitrate_share")
 def approve(
     ctx: typer.Context,
     job: JobId,
-    number: Annotated[int | None, typer.Argument(help="The plan's number.  (default: the newest)")] = None,
+    number: Annotated[
+        int | None, typer.Argument(help="The plan's number.  (default: the newest)", show_default=False)
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Let a plan be trained (see it first with `cohort groups JOB`, or `cohort plans JOB NUMBER`)."""
     with connected(ctx) as client:
@@ -33,8 +36,8 @@ def approve(
         if number is None:
             plan = client.job(job_id).plan
             number = plan.number if plan else 0
-        client.approve(job_id, number)
-    typer.echo(f"Plan {number} of {job_id} is approved.")
+        found = client.approve(job_id, number)
+    tell(found, as_json, lambda: [f"Plan {number} of {job_id} is approved."])
 
 
 @app.command()
@@ -96,10 +99,7 @@ def rerun(
     """Train a plan of a finished job as a job of its own, with what that one has measured."""
     with connected(ctx) as client:
         child = client.rerun(job_id_of(client, job), number)
-        if watch:
-            follow(client, child.id)
-    line = f"{child.id} is {child.state}: plan {number} of {child.parent}. See it with `cohort watch {child.id}`."
-    tell(child, as_json, lambda: [line])
+        tell_accepted(client, child, f": plan {number} of {child.parent}", watch=watch, as_json=as_json)
 
 
 def _replan(client: Cohort, job_id: str, changes: list[str], groups: Path | None) -> wire_plans.PlanDetail:

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from service.settings import write_private
+from service.private_files import write_private
 
 _FILE = "connection.json"
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from service.cluster_check import ClusterCheck
 from service.coordinator import Coordinator
 from service.errors import DatabaseUnavailable, RayUnavailable, ServiceRunning, StaleLease
 from service.keeper import Keeper
@@ -26,8 +27,10 @@ from service.ray_jobs import DriverJobs, RayJobs
 from service.settings import Settings
 from service.states import JobState
 from service.store import Store
+from service.telemetry import Telemetry
 from workers import faults
 from workers.storage import make_folder, problem
+from workers.storage_mark import mark_storage
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +51,11 @@ class ControlPlane:
         """
         self.settings = settings
         self.store = store or Store(settings.database_url)
+        self.telemetry = Telemetry(self.store)
         self.planner = Planner(self.store, settings)
         self.ray_jobs = ray_jobs
         self._head = RayHead(settings) if ray_jobs is None and settings.ray_address is None else None
+        self._check: ClusterCheck | None = None
         self._lock: TextIO | None = None
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -63,6 +68,7 @@ class ControlPlane:
         try:
             self.store.create_schema()
             make_folder(self.settings.storage_place)
+            mark_storage(self.settings.storage_place)
             self.settings.write_running()
             self._start_ray()
         except BaseException:  # an interrupt, too: a start that failed leaves nothing running
@@ -71,7 +77,9 @@ class ControlPlane:
             self._release()
             raise
         assert self.ray_jobs is not None
-        self._coordinator = Coordinator(self.store, self.ray_jobs, self.settings)
+        self._coordinator = Coordinator(
+            self.store, self.ray_jobs, self.settings, check=self._check, telemetry=self.telemetry
+        )
         self._stop.clear()
         self._threads = [threading.Thread(target=self._coordinator.run, args=(self._stop,), name="coordinator")]
         keeper = Keeper(self.store, self.settings)
@@ -128,7 +136,13 @@ class ControlPlane:
             token = self.settings.ray_token
             address = self.settings.ray_address
             assert address is not None
-            self.ray_jobs = RayJobs(address, token.get_secret_value() if token else None)
+            self.ray_jobs = RayJobs(
+                address,
+                token.get_secret_value() if token else None,
+                python=self.settings.ray_python,
+                resources=self.settings.driver_resources,
+            )
+            self._check = ClusterCheck(self.ray_jobs, self.settings)
 
     def _keep_head(self, head: RayHead) -> None:
         """Starts a new head when ours died.  Its jobs are lost with it, which the coordinator finds out by itself."""

@@ -8,20 +8,26 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+from structlog.contextvars import bound_contextvars
+
 from service.clock import Clock, SystemClock
+from service.cluster_check import ClusterCheck
 from service.endings import Ending, deadline_reason, what_follows
 from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease
-from service.queue import RAY_AWAY, Holding, line_up, seat
+from service.queue import RAY_AWAY, Holding, Waiting, line_up, seat
 from service.quotas import need_of
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
+from service.telemetry import Telemetry
 from workers import faults
 from workers.failures import FailureClass
 
@@ -46,23 +52,30 @@ class Coordinator:
         settings: Settings,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        check: ClusterCheck | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """
         Args:
             clock: the time as the store's `now` gives it.  Left out: this machine's.
             chance: a number in [0, 1), for the waits before retries.
+            check: keeps jobs from a cluster that is not fit for them; left out, they are let on any.
+            telemetry: where it counts what it does; left out, nobody looks.
         """
         self._store = store
         self._ray = ray_jobs
         self._settings = settings
         self._clock = clock or SystemClock()
         self._chance = chance
+        self._check = check
+        self._telemetry = telemetry or Telemetry(store)
         self._holder = f"{socket.gethostname()}:{settings.home}"
         self._fence: int | None = None
         self._renew_at = 0.0
         self._sweep_at = 0.0
         self._signs: dict[str, tuple[object, float]] = {}
         self._ended: dict[str, str] = {}
+        self._under_way: set[str] = set()
         self._ray_since = self._clock.monotonic()
         self.ray_answers = True
         """Whether Ray answered at the last look."""
@@ -76,7 +89,10 @@ class Coordinator:
         """Ticks until `stop`.  A tick that fails is logged, and the next one starts from what is true then."""
         while not stop.wait(self._settings.poll_seconds):
             try:
+                began = time.monotonic()
                 self.tick()
+                acts = self._fence is not None
+                self._telemetry.looked(time.monotonic() - began, acts=acts, ray_answers=self.ray_answers)
             except StaleLease as error:
                 log.warning("%s", error)
                 self._fence = None
@@ -97,7 +113,9 @@ class Coordinator:
         None of it while another control plane holds the lease.  StaleLease if one took it over in the middle.
         """
         if not self._acts():
+            self._under_way.clear()
             return
+        self._count_ends()
         for job in self._store.jobs_to_settle(self._clock.time()):
             self._settle(job)
         answers = self._ray.alive()
@@ -107,9 +125,7 @@ class Coordinator:
             self._ray_since = self._clock.monotonic()
         self.ray_answers = answers
         if not answers:  # nothing is decided about drivers that cannot be asked after, and no attempt is used up
-            waiting = self._store.startable_jobs(self._clock.time())
-            away = {job.id: RAY_AWAY for job in waiting if job.waits_for != RAY_AWAY}
-            self._store.set_waits(away, fence=self._fence)
+            self._hold(self._store.startable_jobs(self._clock.time()), RAY_AWAY)
             return
         for job in self._store.active_jobs():
             self._each(self._follow, job)
@@ -134,10 +150,20 @@ class Coordinator:
 
     def _each(self, step: Callable[..., None], job: Job, *more: Any) -> None:
         """One job's trouble with Ray holds up no other job; the next tick tries again."""
-        try:
-            step(job, *more)
-        except RayUnavailable as error:
-            log.warning("job %s: %s", job.id, error)
+        with bound_contextvars(job=job.id, attempt=job.attempt):
+            try:
+                step(job, *more)
+            except RayUnavailable as error:
+                log.warning("%s", error)
+
+    def _count_ends(self) -> None:
+        """Counts attempts that their drivers have ended since the last look."""
+        running = {job.id for job in self._store.active_jobs()}
+        for job_id in self._under_way - running:
+            with suppress(JobNotFound):  # purged meanwhile
+                job = self._store.get_job(job_id)
+                self._telemetry.attempt_ended(job.state, job.failure)
+        self._under_way = running
 
     def _settle(self, job: Job) -> None:
         """No attempt owns it, and none has to."""
@@ -151,6 +177,10 @@ class Coordinator:
     def _seat(self) -> None:
         """Starts the jobs whose turn it is, and tells the others what they wait for."""
         waiting = self._store.startable_jobs(self._clock.time())
+        objection = self._objection(wanted=bool(waiting))
+        if objection is not None:
+            self._hold(waiting, objection)
+            return
         if not waiting:
             return
         running = self._store.active_jobs()
@@ -168,11 +198,28 @@ class Coordinator:
         news = {job: reason for job, reason in seating.waits.items() if told[job] != reason}
         self._store.set_waits(news, fence=self._fence)
 
+    def _objection(self, *, wanted: bool) -> str | None:
+        """What is wrong with the cluster that jobs would run on, as far as it is known."""
+        try:
+            return None if self._check is None else self._check.objection(wanted=wanted)
+        except RayUnavailable as error:
+            log.warning("%s", error)
+            return RAY_AWAY
+
+    def _hold(self, waiting: Sequence[Waiting], reason: str) -> None:
+        """None of them starts, and all are told why."""
+        self._store.set_waits({job.id: reason for job in waiting if job.waits_for != reason}, fence=self._fence)
+
     def _start(self, job: Job, devices: int | None) -> None:
         try:
             attempt = self._store.start_attempt(job.id, devices=devices, fence=self._fence)
         except IllegalMove:  # the wish or the state changed since we looked
             return
+        self._under_way.add(job.id)
+        if job.state != JobState.AWAITING_APPROVAL:  # that waited for its user
+            could = max(job.state_since, job.not_before, job.desired_since)
+            self._telemetry.queue_seconds.observe(max(0.0, self._clock.time() - could.timestamp()))
+        log.info("attempt %d of %s starts", attempt, job.id)
         self._submit(job, attempt)
 
     def _submit(self, job: Job, attempt: int) -> None:
@@ -187,6 +234,9 @@ class Coordinator:
         begun, answers = self._clock.time() - job.state_since.timestamp(), self._clock.monotonic() - self._ray_since
         fresh = job.state == JobState.STARTING and min(begun, answers) < SUBMIT_SECONDS  # a Ray that is away costs none
         grace = self._settings.cancel_grace_seconds
+        # a cluster may have to grow before it has what a driver takes
+        patience = self._settings.stall_seconds if self._settings.driver_resources else SUBMIT_SECONDS
+        is_stuck = status == "PENDING" and job.state == JobState.STARTING and min(begun, answers) >= patience
         if status is None and fresh and job.desired == Desired.RUN:
             self._submit(job, job.attempt)  # we, or one before us, died between the two steps
         elif status is None or status in ENDED:
@@ -200,8 +250,8 @@ class Coordinator:
         elif self._overdue(job, by=grace):
             self._stop(job)
             self._fail_overdue(job)
-        elif self._is_silent(job) or (status == "PENDING" and job.state == JobState.STARTING and not fresh):
-            seconds = SUBMIT_SECONDS if status == "PENDING" else self._settings.stall_seconds
+        elif self._is_silent(job) or is_stuck:
+            seconds = patience if is_stuck else self._settings.stall_seconds
             log.warning("driver %s gave no sign of life for %g s and is ended", job.submission_id, seconds)
             self._ended[job.submission_id] = f"it gave no sign of life for {seconds:g} s and was ended"
             self._stop(job)  # buried once Ray says that it is gone: the next attempt shall not meet it
@@ -296,7 +346,12 @@ class Coordinator:
 
     def _move(self, job: Job, to: JobState, **fields: Any) -> None:
         """Moves the job as it was seen, under the lease."""
-        self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
+        moved = self._store.move(job.id, to, **{"attempt": job.attempt, "fence": self._fence, **fields})
+        if moved:
+            log.info("%s is %s. %s", job.id, to, fields.get("reason") or "")
+        if moved and job.id in self._under_way:
+            self._under_way.remove(job.id)
+            self._telemetry.attempt_ended(to, fields.get("failure"))
 
     def _waited(self, job: Job) -> float:
         return self._clock.time() - job.desired_since.timestamp()

@@ -41,6 +41,8 @@ class Database:
         """
         parsed = make_url(url)
         self.now = now
+        self.watch: Callable[[str, float, bool], None] = lambda kind, seconds, answered: None
+        """Hears of every transaction: `read` or `write`, its seconds, and whether the database answered."""
         self._patience = patience
         self._sqlite = parsed.get_backend_name() == "sqlite"
         self._in_memory = in_memory = self._sqlite and parsed.database in (None, "", ":memory:")
@@ -87,7 +89,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent look.  DatabaseUnavailable."""
-        with self._turn, _told(), self._connected() as connection, connection.begin():
+        with self._watched("read"), self._turn, _told(), self._connected() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -98,6 +100,7 @@ class Database:
         `what` names the fault points right before and right after the commit.
         """
         with (
+            self._watched("write"),
             self._turn,
             _told(),
             self._connected().execution_options(cohort_writes=True) as connection,
@@ -122,6 +125,17 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    @contextmanager
+    def _watched(self, kind: str) -> Iterator[None]:
+        began, answered = time.monotonic(), True
+        try:
+            yield
+        except DatabaseUnavailable:
+            answered = False
+            raise
+        finally:
+            self.watch(kind, time.monotonic() - began, answered)
 
     def _connected(self) -> Connection:
         deadline = time.monotonic() + self._patience

@@ -4,23 +4,22 @@ It runs as a Ray Job, walks the stages of a job in order and ends.  Every stage 
 moves on, so a new attempt goes on at the first stage whose artifact is missing.
 """
 
+import importlib
 import logging
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
+from service import logs
 from service.artifacts import JobFiles
 from service.errors import DatabaseUnavailable
+from service.records import Job
 from service.settings import Settings
-from service.stages.estimate import estimate
-from service.stages.group import group
 from service.stages.profile import profile
-from service.stages.publish import publish
 from service.stages.retried import take_over_retried
 from service.stages.run import Interrupted, JobRun, StageFailed, StaleAttempt
-from service.stages.search import search
-from service.stages.train import train
 from service.stages.validate import validate
 from service.states import JobState
 from service.store import Store
@@ -28,6 +27,8 @@ from workers import faults
 from workers.failures import FailureClass, classify
 from workers.launching.launcher import Launcher
 from workers.launching.ray_launcher import RayLauncher
+from workers.launching.ray_warm import Warmth
+from workers.storage_mark import require_mark
 
 log = logging.getLogger("service.driver")
 
@@ -64,7 +65,7 @@ def run_job(
             launcher.check_search(job.spec.search)
         files.remove_drafts()
         take_over_retried(run)
-        to, reason = estimate(run) if job.purpose == "estimate" else _walk(run)
+        to, reason = _stage("estimate")(run) if job.purpose == "estimate" else _walk(run)
     except Interrupted as wish:
         to, reason, failure = wish.to, wish.reason, wish.failure
     except StaleAttempt as stale:
@@ -94,16 +95,22 @@ def _walk(run: JobRun) -> tuple[JobState, str | None]:
     """Every stage in its turn; the state that the job ends in, and why."""
     validate(run)
     profile(run)
-    group(run)
-    search(run)
-    return publish(run, train(run))
+    _stage("group")(run)
+    _stage("search")(run)
+    return _stage("publish")(run, _stage("train")(run))
+
+
+def _stage(name: str) -> Callable[..., Any]:
+    """A stage that brings SciPy and scikit-learn: loaded in its turn, so that the first step does not wait for them."""
+    return getattr(importlib.import_module(f"service.stages.{name}"), name)
 
 
 def main(job_id: str, attempt: int) -> int:
     """Runs an attempt on Ray.  0 unless this process itself is at fault: how the job ended is told by its state."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings.load()
+    logs.configure(sys.stdout, settings, job=job_id, attempt=attempt)
     faults.arm(settings.faults, settings.faults_ledger)
+    require_mark(settings.storage_place)
     store = Store(settings.database_url, patience=DATABASE_PATIENCE_SECONDS)
     job = store.get_job(job_id)
     if job.attempt != attempt:
@@ -115,6 +122,7 @@ def main(job_id: str, attempt: int) -> int:
             max_device_workers=settings.max_device_workers,
             gpus_per_worker=settings.gpus_per_worker,
             devices=job.devices,
+            warmth=_warmth(job, settings),
         )
     except ValueError as error:  # what the job asks for is not there; no further attempt would find it
         if job.stage_times:
@@ -122,7 +130,9 @@ def main(job_id: str, attempt: int) -> int:
         store.move(job_id, JobState.FAILED, attempt=attempt, reason=str(error), failure=FailureClass.USER)
         return 0
     terminations: list[int] = []
-    # after Ray's start, which puts a handler of its own in place: ours lets the poll loop checkpoint and end
+    # after Ray's start, which puts handlers of its own in place: of logs, and one that ends where ours lets the poll
+    # loop checkpoint
+    logs.configure(sys.stdout, settings, job=job_id, attempt=attempt)
     signal.signal(signal.SIGTERM, lambda number, frame: terminations.append(number))
     try:
         state = run_job(
@@ -138,6 +148,13 @@ def main(job_id: str, attempt: int) -> int:
         launcher.close()
     log.info("%s is %s", job_id, state)
     return 0
+
+
+def _warmth(job: Job, settings: Settings) -> Warmth | None:
+    """For whom its device workers are kept; an estimate has its own, since it measures processes from their start."""
+    if job.purpose == "estimate" or not settings.warm_seconds:
+        return None
+    return Warmth(settings.service_id, job.tenant, job.spec.backbone, settings.warm_seconds)
 
 
 if __name__ == "__main__":

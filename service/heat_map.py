@@ -79,20 +79,21 @@ def shown_order(plan: Plan) -> list[str]:
     return sorted(order, key=lambda task: rank[group_of[task]])
 
 
-def heat_map(plan: Plan, matrices: wire.Similarity | None = None) -> HeatMap | None:
+def heat_map(plan: Plan, matrices: wire.Similarity | None = None, *, max_side: int = MAX_SIDE) -> HeatMap | None:
     """The plan's similarities as a square, or None if it has none or has more groups than a square can show.
 
-    `matrices` brings what its review adds: intervals and co-association, in the order of the plan's `task_names`.
+    More tasks than `max_side` are drawn group by group.  `matrices` brings what its review adds: intervals and
+    co-association, in the order of the plan's `task_names`.
     """
     group_of = {task: group.id for group in plan.groups for task in group.tasks}
     order = shown_order(plan)
-    by_group = len(order) > MAX_SIDE
+    by_group = len(order) > max_side
     sides = {task: [task] for task in order}
     if by_group:
         sides = {
             group: [task for task in order if group_of[task] == group] for group in map(group_of.__getitem__, order)
         }
-    if plan.similarity is None or not sides or len(sides) > MAX_SIDE:
+    if plan.similarity is None or not sides or len(sides) > max_side:
         return None
     names = list(sides)
     values = _means(plan.similarity, plan.task_names, list(sides.values()))

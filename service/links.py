@@ -6,12 +6,12 @@ it is kept.  It dies early with the job, and with the key that made it.
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from itsdangerous import BadData, URLSafeSerializer
 
 from service.errors import JobNotFound
-from service.settings import Settings, private_secret
+from service.private_files import private_secret
+from service.settings import Settings
 from service.store import Store
 
 
@@ -32,11 +32,6 @@ class Links:
         self._store = store
         self._settings = settings
 
-    @property
-    def secret_file(self) -> Path:
-        """Where the secret is where the settings have none: readable by its owner alone."""
-        return self._settings.home / "link_secret"
-
     def sign(self, grant: Grant, *, until: float) -> str:
         """A token for a link, good until a time in Unix seconds."""
         return self._signer().dumps([grant.job_id, grant.path, grant.key, until])
@@ -56,7 +51,12 @@ class Links:
         return None if deleted else Grant(job_id, path, key)
 
     def _signer(self) -> URLSafeSerializer:
-        given = self._settings.link_secret
-        secret = private_secret(self.secret_file) if given is None else given.get_secret_value()
-        kwargs = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
-        return URLSafeSerializer(secret, salt="cohort link", signer_kwargs=kwargs)
+        return signer(self._settings, "cohort link")
+
+
+def signer(settings: Settings, salt: str) -> URLSafeSerializer:
+    """Signs what this service hands out and wants to know again; what has another `salt` is not mistaken for it."""
+    given = settings.link_secret
+    secret = private_secret(settings.home / "link_secret") if given is None else given.get_secret_value()
+    kwargs = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
+    return URLSafeSerializer(secret, salt=salt, signer_kwargs=kwargs)

@@ -1,10 +1,11 @@
-"""A job as it goes: stages, groups, a bar per group, loss and score as they come.
+"""A job as it goes: stages, groups, a bar and the time left per group, loss and score as they come.
 
 In a terminal the picture is redrawn in place; elsewhere (a pipe, a CI log) every change is a line.
 """
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
@@ -16,11 +17,16 @@ from rich.text import Text
 from service import wire
 from service.client import Cohort
 from service.scores import title
+from service.show import duration
 from service.states import STAGE_OF, JobState
 from workers.data.config import METRICS
 
 POLL_SECONDS = 0.5
 _KEPT_EVENTS = 6
+_ROWS_AROUND = 6
+"""Lines of the picture that are no groups and no events: headline, header, the whole, what is left out."""
+_FIRST = ("running", "failed", "stopped", "waiting", "done")
+"""Which groups are shown where not all have room."""
 _LEVELS = {"error": "red", "warning": "yellow"}
 
 
@@ -33,19 +39,21 @@ def follow(client: Cohort, job_id: str, console: Console, *, poll_seconds: float
             time.sleep(poll_seconds)
         _print_lines(view, console)
         return view.job
-    with Live(view.picture(), console=console, refresh_per_second=8, transient=False) as live:
+    with Live(view.picture(console.height), console=console, refresh_per_second=8, transient=False) as live:
         while not view.look():
-            live.update(view.picture())
+            live.update(view.picture(console.height))
             time.sleep(poll_seconds)
-        live.update(view.picture())
+        live.update(view.picture(console.height))
     return view.job
 
 
 class JobView:
     """What is known of one job; every look asks only for what is new."""
 
-    def __init__(self, client: Cohort, job_id: str) -> None:
+    def __init__(self, client: Cohort, job_id: str, *, now: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._now = now
+        self._first: dict[str, tuple[float, int]] = {}
         self.job = client.job(job_id)
         self.groups: list[wire.Group] = []
         self.new_events: list[wire.Event] = []
@@ -63,26 +71,55 @@ class JobView:
             self._seen_event = self.new_events[-1].seq
             self._events = [*self._events, *self.new_events][-_KEPT_EVENTS:]
         self.groups = self._client.groups(self.job.id).groups
+        for group in self.groups:
+            if group.state == "running":
+                self._first.setdefault(group.id, (self._now(), group.step))
         for metric in self._client.metrics(self.job.id, name="val_score", after=self._seen_metric):
             self._seen_metric = metric.id
             if metric.task is not None and metric.value is not None:
                 self._scores[metric.group][metric.task] = metric.value
         return self.job.is_finished
 
-    def picture(self) -> RenderableType:
-        """Stages, groups and the latest events."""
+    def picture(self, height: int) -> RenderableType:
+        """Stages, groups and the latest events, in at most `height` lines; where groups are left out, it says so."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("group", "tasks", "progress", "", "loss", "validation"):
+        for column in ("group", "tasks", "progress", "", "left", "loss", "validation"):
             table.add_column(column, style=None, header_style="dim", overflow="ellipsis", no_wrap=True)
+        room = max(1, height - _ROWS_AROUND - len(self._events))
+        chosen = {group.id for group in sorted(self.groups, key=lambda group: _FIRST.index(group.state))[:room]}
         for group in self.groups:
-            done = group.state == "done"
-            total = max(group.num_steps, 1)
-            bar = ProgressBar(total=total, completed=total if done else group.step, width=24)
-            steps = f"{group.step}/{group.num_steps}" if group.num_steps else ""
-            label = Text(f"{steps} {group.state}", style="red" if group.state == "failed" else "")
-            table.add_row(group.id, _names(group.tasks), bar, label, self.loss(group), self.scores(group))
-        lines = [Text(f"  {event.message}", style=_LEVELS.get(event.level, "dim")) for event in self._events]
+            if group.id in chosen:
+                done = group.state == "done"
+                total = max(group.num_steps, 1)
+                bar = ProgressBar(total=total, completed=total if done else group.step, width=24)
+                steps = f"{group.step}/{group.num_steps}" if group.num_steps else ""
+                label = Text(f"{steps} {group.state}", style="red" if group.state == "failed" else "")
+                row = (bar, label, self.left(group), self.loss(group), self.scores(group))
+                table.add_row(group.id, _names(group.tasks), *row)
+        lines = [Text(line, style="dim") for line in self._whole(chosen)]
+        lines += [Text(f"  {event.message}", style=_LEVELS.get(event.level, "dim")) for event in self._events]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
         return Group(self._headline(), table, *lines)
+
+    def left(self, group: wire.Group) -> str:
+        """About how long a running group has still to train, by the steps since it was first seen; else nothing."""
+        if group.state != "running" or group.id not in self._first:
+            return ""
+        since, step = self._first[group.id]
+        done = group.step - step
+        return duration((group.num_steps - group.step) * (self._now() - since) / done) if done > 0 else ""
+
+    def _whole(self, shown: set[str]) -> list[str]:
+        """How far the groups are together, and how many have no room in the picture."""
+        if len(self.groups) < 2:
+            return []
+        done = sum(group.state == "done" for group in self.groups)
+        steps = sum(group.num_steps if group.state == "done" else group.step for group in self.groups)
+        of = sum(group.num_steps for group in self.groups)
+        hidden = len(self.groups) - len(shown)
+        more = f"; {hidden} more are not shown" if hidden else ""
+        return [f"  {done} of {len(self.groups)} groups done, step {steps} of {of}{more}"]
 
     def changed_lines(self) -> list[str]:
         """One line for every group that is in another quarter of its way, or in another state, than when last asked."""

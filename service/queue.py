@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 RAY_AWAY = "Ray does not answer; no job can start."
+CLUSTER = "The cluster: "
+"""Begins the reasons that have to do with the machines that jobs run on."""
+OF_RAY = (RAY_AWAY, CLUSTER)
+"""Begin the reasons that nobody can tell the end of."""
 QUOTA = "Quota: "
 """Begins the reasons that have to do with what the job's own tenant uses."""
 

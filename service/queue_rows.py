@@ -48,6 +48,14 @@ class QueueRows(QuotaRows, LeaseRows):
         with self.read() as connection:
             return [Waiting(*row) for row in connection.execute(query.where(jobs.c.desired == Desired.RUN, ready))]
 
+    def longest_wait(self) -> float:
+        """Seconds for which the queued job that waits for longest could have started; 0 if none waits."""
+        jobs, now = tables.jobs, self.now()
+        ready = and_(jobs.c.state == JobState.QUEUED, jobs.c.not_before <= now, jobs.c.desired == Desired.RUN)
+        with self.read() as connection:
+            rows = connection.execute(select(jobs.c.state_since, jobs.c.not_before).where(ready))
+            return max((now - max(row) for row in rows), default=0.0)
+
     def set_waits(self, waits: Mapping[str, str], *, fence: int | None = None) -> None:
         """Job -> what it waits for; jobs that wait no longer stay as they are.  StaleLease, as for `move`."""
         jobs = tables.jobs

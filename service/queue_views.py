@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from service.queue import RAY_AWAY, line_up, wait_until_start
+from service.queue import OF_RAY, line_up, wait_until_start
 from service.records import Job
 from service.settings import Settings
 from service.states import WAITING, Desired, JobState
@@ -54,7 +54,7 @@ class QueueViews:
             return QueuePlace(waits_for="A pause after a failure.", position=None, starts_at=job.not_before)
         position = look.positions.get(job.id)
         starts_at = None
-        if position is not None and look.typical is not None and job.waits_for != RAY_AWAY:
+        if position is not None and look.typical is not None and not (job.waits_for or "").startswith(OF_RAY):
             seconds = wait_until_start(position, look.elapsed, self._settings.max_running_jobs, look.typical)
             starts_at = datetime.fromtimestamp(round(look.now + seconds), UTC)
         return QueuePlace(waits_for=job.waits_for or "Its turn.", position=position, starts_at=starts_at)

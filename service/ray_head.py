@@ -23,8 +23,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from service.errors import HeadFailed
+from service.private_files import private_secret, write_private
 from service.processes import Process, end, marked, wait_until_gone
-from service.settings import Settings, child_environment, private_secret, write_private
+from service.settings import Settings, child_environment
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,10 @@ class RayHead:
             f"The Ray head did not start within {_START_SECONDS:.0f} s, {_TRIES} times. The end of its log:\n"
             f"{self._log_tail()}\nSee {self._log_file}, or set COHORT_RAY_ADDRESS to a Ray that runs already."
         )
+
+    def alive_at(self) -> str:
+        """Where the recorded head's Jobs API is, whoever started it; empty: none runs."""
+        return self._record()["address"] if self.is_running() else ""
 
     def is_running(self) -> bool:
         """Whether the head's first process is alive."""
@@ -166,6 +171,7 @@ class RayHead:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
             "RAY_JOB_STOP_WAIT_TIME_S": "5",
+            **({"RAY_LOGGING_CONFIG_ENCODING": "JSON"} if self._settings.log_format == "json" else {}),
             "SPT_NOENV": "1",  # Ray renames its processes; without this the new title overwrites the mark
         }
 

@@ -4,10 +4,11 @@
 """
 
 import contextlib
+import secrets
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
@@ -17,10 +18,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from service.errors import RayUnavailable
+from service.logs import as_text
 from service.records import submission_id
 from workers.faults import Crash
 
 DRIVER = (sys.executable, "-m", "service.driver")
+LOOK = "cohort-look-"
+"""How the submission ids of looks at the cluster begin."""
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Statuses of a Ray Job whose driver has ended; the others are PENDING and RUNNING."""
 _JOB = "cohort_job"
@@ -71,14 +75,28 @@ class _Client(JobSubmissionClient):
 class RayJobs:
     """Drivers on a Ray cluster."""
 
-    def __init__(self, address: str, token: str | None = None, *, entrypoint: Sequence[str] = DRIVER) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        entrypoint: Sequence[str] = DRIVER,
+        python: str | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         """
         Args:
             address: `http://host:port` of the Jobs API.
             entrypoint: the command, to which job id and attempt are added.  It reads its settings itself.
+            python: the interpreter on the cluster that it starts with, if that is another one than here.
+            resources: what a driver takes, so that it starts where they are; none: on Ray's head.
         """
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._entrypoint = tuple(entrypoint)
+        self._python = python or entrypoint[0]
+        self._entrypoint = (self._python, *entrypoint[1:])
+        self._placement: dict[str, Any] = {"entrypoint_num_cpus": 0}
+        if resources:
+            self._placement["entrypoint_resources"] = dict(resources)
         self.move_to(address)
 
     def move_to(self, address: str) -> None:
@@ -94,7 +112,7 @@ class RayJobs:
                     entrypoint=shlex.join([*self._entrypoint, job_id, str(attempt)]),
                     submission_id=submission,
                     metadata={"job_name": name, _JOB: job_id, "cohort_attempt": str(attempt)},
-                    entrypoint_num_cpus=0,
+                    **self._placement,
                 )
             except RuntimeError:  # Ray answers 500 to an id it has already, and to real trouble
                 if self.status(submission) is None:
@@ -129,7 +147,8 @@ class RayJobs:
         if self.status(submission) is None:
             return ""
         with _asking(self.address):
-            return "\n".join((self._client.get_job_logs(submission) or "").splitlines()[-lines:])[-_LOG_CHARACTERS:]
+            said = (self._client.get_job_logs(submission) or "").splitlines()[-lines:]
+        return as_text("\n".join(said))[-_LOG_CHARACTERS:]
 
     def alive(self) -> bool:
         try:
@@ -138,6 +157,37 @@ class RayJobs:
         except RayUnavailable:
             return False
         return True
+
+    # looks at the cluster
+
+    def session(self) -> str:
+        """Names the cluster's present life: another one after its head was started anew."""
+        with _asking(self.address):
+            answer = self._client._do_request("GET", "/api/version")
+            answer.raise_for_status()
+            return str(answer.json()["session_name"])
+
+    def start_look(self, *paths: str) -> str:
+        """Starts a look at every node, and at these paths there, as a driver would be started; its submission id.
+
+        Of looks before it that have ended, Ray forgets: one row is enough.  (Not when they end, which Ray would take
+        for a failure.)
+        """
+        with _asking(self.address):
+            for job in self._client.list_jobs():
+                if job.submission_id and job.submission_id.startswith(LOOK) and job.status in ENDED:
+                    self._client.delete_job(job.submission_id)
+            return self._client.submit_job(
+                entrypoint=shlex.join([self._python, "-m", "service.cluster_look", *paths]),
+                submission_id=f"{LOOK}{secrets.token_hex(4)}",
+                metadata={"job_name": "cohort: a look at the cluster"},
+                **self._placement,
+            )
+
+    def log(self, submission: str) -> str:
+        """All that a driver wrote."""
+        with _asking(self.address):
+            return self._client.get_job_logs(submission) or ""
 
 
 class FakeRayJobs:

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def read_spec(model: type[Model], source: str | bytes | dict) -> Model:
     """The spec that YAML or JSON text describes, or a dict read already.  SpecError names every fault at once."""
-    data = source if isinstance(source, dict) else _read(source)
+    data = source if isinstance(source, dict) else read_mapping(source)
     try:
         spec = model.model_validate(data)
         spec.model_dump_json()
@@ -49,7 +49,8 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _read(source: str | bytes) -> dict:
+def read_mapping(source: str | bytes) -> dict:
+    """What YAML or JSON text says, nothing of it checked but that it is an object.  SpecError."""
     try:
         text = source.decode() if isinstance(source, bytes) else source
     except UnicodeDecodeError as error:

@@ -8,19 +8,20 @@ holds only `COHORT_HOME` and `COHORT_SETTINGS_FILE`, reads that one: credentials
 import json
 import os
 import re
-import secrets
-import stat
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.private_files import read_private, write_private
 from workers.data.roots import DataRoots
 from workers.faults import parse as parse_faults
 from workers.storage import is_remote, open_place
 
+_CREDENTIAL = re.compile(r"secret|token|password|credential|connection_string|account_key", re.IGNORECASE)
 _PATH_SEPARATOR = re.compile(f"{re.escape(os.pathsep)}(?!//)")  # the colon of `s3://` separates nothing
 
 
@@ -52,9 +53,17 @@ class Settings(BaseSettings):
     """The Jobs API of an existing Ray cluster (`http://host:8265`).  Left out: a Ray head of our own."""
     ray_token: SecretStr | None = None
     """The cluster's token, if it asks for one."""
+    ray_python: str | None = None
+    """The Python that drivers are started with on the cluster's machines.  Left out: at the path that this process's
+    own has here, as where all run one image."""
+    driver_resources: dict[str, float] = {}
+    """Ray resources that a driver takes, such as {"cohort_driver": 1}: drivers start on machines that offer these, and
+    on no others.  Left out: on Ray's head.  In the environment: a JSON object."""
     link_secret: SecretStr | None = Field(default=None, min_length=32)
-    """What links to files are signed with; the same for all control planes of a service.  Left out: made once, and kept
-    in `home/link_secret`."""
+    """What links to files and sign-ins are signed with; the same for all control planes of a service.  Left out: made
+    once, and kept in `home/link_secret`."""
+    session_hours: float = Field(default=12.0, gt=0, le=720)
+    """Hours after which a browser that was signed in has to give its key again."""
     host: str = "127.0.0.1"
     """Where the API listens."""
     port: int = Field(default=8080, ge=0, le=65535)
@@ -89,8 +98,15 @@ class Settings(BaseSettings):
     """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
     """Share of a GPU that one device worker takes: 0.5 puts two on each."""
+    warm_seconds: float = Field(default=300.0, ge=0)
+    """How long a device worker that has nothing to do waits for its tenant's next job, holding its device until others
+    need it; 0: it ends with its job."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the embedded Ray head offers.  Left out: all."""
+    log_format: Literal["console", "json"] = "console"
+    """How control planes, drivers and group actors write their logs: lines to read, or a JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on they write.  `debug` adds a line for every request that only looks."""
 
     faults: str = ""
     """Faults that are made to happen, for tests (`workers.faults`).  Empty: none."""
@@ -153,7 +169,7 @@ class Settings(BaseSettings):
         """
         home = Path(given.get("home") or os.environ.get("COHORT_HOME") or "var").expanduser().resolve()
         path = Path(os.environ.get("COHORT_SETTINGS_FILE") or home / "settings.json")
-        values = _read_private(path) if path.exists() else {}
+        values = read_private(path) if path.exists() else {}
         unknown = sorted(set(values) - set(cls.model_fields))
         if unknown:
             raise ValueError(f"{path}: unknown setting(s) {unknown}. Known: {sorted(cls.model_fields)}.")
@@ -190,6 +206,20 @@ class Settings(BaseSettings):
         """Where faults that happened are noted, so that each happens once."""
         return self.home / "faults"
 
+    @property
+    def secrets(self) -> set[str]:
+        """Credentials among the settings, which no log may show."""
+        kept = [secret.get_secret_value() for secret in (self.ray_token, self.link_secret) if secret is not None]
+        password = urlsplit(self.database_url).password or ""
+        options = [value for name, value in _texts(self.storage_options) if _CREDENTIAL.search(name)]
+        return {secret for secret in (*kept, password, unquote(password), *options) if secret}
+
+    @property
+    def service_id(self) -> str:
+        """What tells this service from others on the same cluster: where its jobs and their files are."""
+        database = urlsplit(self.database_url)
+        return f"{database.hostname}:{database.port}{database.path} {self.storage}"
+
     def roots_of(self, tenant: str) -> DataRoots:
         """What a tenant's jobs may read."""
         own = self.tenant_roots.get(tenant)
@@ -201,6 +231,15 @@ class Settings(BaseSettings):
             remote_roots=None if own is None and not remote else remote,
             closed=(str(self.home), self.storage),
         )
+
+
+def _texts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every text in an object of objects, with its name."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _texts(inner)
+        elif isinstance(inner, str):
+            yield name, inner
 
 
 def _absolute(root: str) -> str:
@@ -215,39 +254,3 @@ def child_environment() -> dict[str, str]:
     """The environment for a Ray head of our own: this process's, but nothing that sets up another Ray."""
     refused = ("COHORT_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_", "RAY_JOB_")
     return {name: value for name, value in os.environ.items() if not name.startswith(refused)}
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def private_secret(path: Path) -> str:
-    """The secret in a file that only its owner can read; made at the first call, one for all that call at once."""
-    if not path.exists():
-        draft = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
-        write_private(draft, secrets.token_hex(32))
-        with suppress(FileExistsError):  # somebody was faster
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_text().strip()
-
-
-def _read_private(path: Path) -> dict:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise ValueError(f"{path} has mode {mode:04o}: others can read credentials in it. Run `chmod 600 {path}`.")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}. Expected an object of settings.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}. Expected an object of settings.")
-    return values

@@ -4,7 +4,8 @@ import sys
 from datetime import UTC, datetime
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,9 @@ _COLOURS = {
     JobState.AWAITING_APPROVAL: "magenta",
 }
 _WAYS = (*WAYS.items(), ("grouped", "Cohort's groups"))
+_WHOLE = frozenset({"job", "state", "tasks", "age", "group", "cohesion"})
+"""Columns whose cells are never broken, however narrow the terminal."""
+_NUM_NEAREST = 3
 
 
 def console() -> Console:
@@ -89,7 +93,7 @@ def groups_table(groups: wire.Groups, *, plan_only: bool = True) -> Table:
 
 def groups_whole(groups: wire.Groups, matrix: wire.Similarity) -> list[RenderableType]:
     """All that is known of a plan: the matrix, the groups, how sure they are, and every task's reason."""
-    parts: list[RenderableType] = [similarity_table(matrix)] if matrix.similarity else []
+    parts: list[RenderableType] = [SimilarityTable(matrix)] if matrix.similarity else []
     parts.append(groups_table(groups))
     if groups.plan is not None:
         parts.append(show_why.plan_lines(groups.plan))
@@ -108,10 +112,35 @@ def reasons_table(groups: wire.Groups) -> Table:
     return table
 
 
-def similarity_table(similarity: wire.Similarity) -> Table:
-    """The matrix, similar tasks side by side; empty where the plan needed no gradients."""
+class SimilarityTable:
+    """The matrix, similar tasks side by side; where it is too wide, every task with those that agree with it most."""
+
+    def __init__(self, similarity: wire.Similarity) -> None:
+        self._similarity = similarity
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = _matrix(self._similarity)
+        fits = Measurement.get(console, options.update(width=10**6), whole).minimum <= options.max_width
+        yield whole if fits else _nearest(self._similarity)
+
+
+def _nearest(similarity: wire.Similarity) -> Table:
+    """A row a task, in the order of the matrix."""
     matrix = similarity.similarity or []
-    order = [name for name in similarity.order if name in similarity.task_names] if matrix else []
+    place = {name: index for index, name in enumerate(similarity.task_names)}
+    table = _table("task", "agrees most with")
+    for name in _order(similarity):
+        row = matrix[place[name]]
+        others = {other: value for other, index in place.items() if other != name and (value := row[index]) is not None}
+        best = sorted(others, key=others.__getitem__, reverse=True)[:_NUM_NEAREST]
+        table.add_row(Text(name), Text(", ".join(f"{other} {others[other]:+.2f}" for other in best) or "?"))
+    table.caption = "The whole matrix is too wide for this terminal; --json has it."
+    return table
+
+
+def _matrix(similarity: wire.Similarity) -> Table:
+    matrix = similarity.similarity or []
+    order = _order(similarity) if matrix else []
     place = {name: index for index, name in enumerate(similarity.task_names)}
     table = _table("", *(str(index + 1) for index in range(len(order))), right=True)
     for number, row in enumerate(order, start=1):
@@ -119,6 +148,10 @@ def similarity_table(similarity: wire.Similarity) -> Table:
         cells = [_similarity("·" if column == row else None, value) for column, value in values.items()]
         table.add_row(Text(f"{number} {row}"), *cells)
     return table
+
+
+def _order(similarity: wire.Similarity) -> list[str]:
+    return [name for name in similarity.order if name in similarity.task_names]
 
 
 def results_table(results: wire.Results) -> Table:
@@ -192,6 +225,13 @@ def _when(time: datetime | None) -> str | None:
     return None if time is None else f"{time:%Y-%m-%d %H:%M} UTC"
 
 
+def duration(seconds: float) -> str:
+    """A span of time, roughly: `40 s`, `3 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _age(since: datetime) -> str:
     seconds = int((datetime.now(UTC) - since).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -204,5 +244,6 @@ def _table(*columns: str, right: bool = False) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):
         numbers = right and index > 0 and column not in ("group", "metric")
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        whole = numbers or column in _WHOLE
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
     return table

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grouping.config import GroupingConfig
-from grouping.links import check_links
+from grouping.demands import check_links
 from service.reading import quoted, read_spec
 from workers.clip.config import BackboneConfig
-from workers.data.config import DemoSource, ExplicitSplit, FolderSource, FractionSplit, ManifestSource, TaskConfig
+from workers.data.config import DemoSource, ExplicitSplit, FractionSplit, HuggingFaceSource, ManifestSource, TaskConfig
+from workers.data.locations import locations_of
 from workers.data.roots import DataRoots
 from workers.launching.search_config import SearchConfig
 from workers.launching.search_space import check_search
@@ -196,9 +197,13 @@ NO_VALIDATION = (
 
 def _has_no_validation_images(task: TaskConfig) -> bool:
     """What can be told without the data: those may come with a validation part of their own."""
-    brings_parts = isinstance(task.source, DemoSource) or (
-        isinstance(task.source, ManifestSource) and task.source.split_column is not None
-    )
+    match task.source:
+        case ManifestSource():
+            brings_parts = task.source.split_column is not None
+        case HuggingFaceSource():
+            brings_parts = task.source.val_split is not None
+        case other:
+            brings_parts = isinstance(other, DemoSource)
     match task.split:
         case ExplicitSplit():
             return task.split.val is None
@@ -240,12 +245,8 @@ def check_roots(spec: JobSpec, roots: DataRoots) -> None:
     """Refuses (ValueError) a job that names a place outside the roots: a backbone's, a task's source or split."""
     spec.backbone.check(roots)
     for task in spec.tasks:
-        if isinstance(task.source, FolderSource | ManifestSource):
-            roots.check(task.source.uri)
-        if isinstance(task.split, ExplicitSplit):
-            for uri in (task.split.train, task.split.val, task.split.test):
-                if uri is not None:
-                    roots.check(uri)
+        for location in locations_of(task):
+            roots.check(location)
 
 
 def parse_spec(source: str | bytes | dict) -> JobSpec:

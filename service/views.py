@@ -41,7 +41,7 @@ class Views:
         job = self._store.get_job(job) if isinstance(job, str) else job
         plans = self._store.plans(job.id)
         plan = standing_plan(plans)
-        same = ("spec", "tenant", "parent", "parent_plan", "submission_id", "failures", "stage_times", "progress")
+        same = ("spec", "parent", "parent_plan", "submission_id", "failures", "stage_times", "progress")
         same += ("updated_at", "retry_of", "storage_bytes", "deadline_at")
         retention = timedelta(days=self._settings.retention_days)
         return wire.Job(
@@ -163,7 +163,7 @@ class Views:
 
 
 def _summary(job: JobLine) -> wire.JobSummary:
-    same = ("id", "name", "state", "desired", "reason", "attempt", "created_at", "started_at", "finished_at")
+    same = ("id", "name", "tenant", "state", "desired", "reason", "attempt", "created_at", "started_at", "finished_at")
     same += ("priority", "failure", "archived_at", "deleted_at", "num_tasks", "method")
     return wire.JobSummary(**{name: getattr(job, name) for name in same})
 

@@ -27,6 +27,8 @@ class JobSummary(Message):
     """`job-` and 12 characters; later jobs sort after earlier ones."""
     name: str
     """As its user called it; need not be unique."""
+    tenant: str
+    """Whose job it is."""
     state: JobState
     """Where it stands."""
     desired: Desired
@@ -81,8 +83,6 @@ class Job(JobSummary):
 
     spec: Annotated[JobSpec, WrapValidator(_as_it_is)]  # one that was accepted is not judged again on every look
     """The job as it was understood, defaults filled in."""
-    tenant: str
-    """Whose job it is."""
     parent: str | None
     """The finished job that this one goes on from."""
     parent_plan: int | None = None

@@ -56,6 +56,7 @@ _GONE = frozenset(
         "ObjectLostError",
         "RaySystemError",
         "GetTimeoutError",
+        "StorageMissing",  # on this machine; another may see it
         "DuplicateAttempt",  # ends with the attempt that holds the names
         "OperationalError",  # of a database
         "InterfaceError",

@@ -118,9 +118,8 @@ def write(place: Path, content: bytes, site: Site = "file") -> None:
             _write_local(place, content, site)
 
 
-def append(place: Path, text: str) -> None:
+def append(place: Path, content: bytes) -> None:
     """Adds to a log.  An object store's object is written anew, so a log has one writer."""
-    content = text.encode(errors="backslashreplace")
     with writing(place):
         if is_remote(place):
             faults.point("write.log")

@@ -7,7 +7,6 @@ later.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def inherit_signatures(run: JobRun, parent: Parent) -> None:
         return
     stored, new = parent.file(SIGNATURES), new_tasks(run, parent)
     if not new:
-        copy_file(stored, target)
+        write(target, stored.read_bytes())
         return
     known = read_arrays(stored)
     num = known["gradients"].shape[1]
@@ -161,8 +160,3 @@ def _trained_plan(parent: Parent) -> Plan | None:
     if number is None:
         return None
     return Plan.model_validate_json(parent.text(plan_path(number)))
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copies a file; it is there whole or not at all."""
-    write(target, source.read_bytes())

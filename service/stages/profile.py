@@ -1,9 +1,12 @@
 """Stage `profile`: trains the shared prompt over all tasks and writes every task's signatures, more of them where the
-first cannot tell groups from noise."""
+first cannot tell groups from noise.
+
+What brings SciPy and scikit-learn is loaded after the training, so that its first step does not wait for them.
+"""
+
+import importlib
 
 from service.measurements import SIGNATURES as ARTIFACT
-from service.stages.inherit import inherit_signatures
-from service.stages.measure import measure_more
 from service.stages.parent import parent_of
 from service.stages.run import JobRun
 from service.stages.tries import newest_checkpoint, run_alone
@@ -20,11 +23,11 @@ def profile(run: JobRun) -> None:
         return
     run.enter(JobState.PROFILING)
     if (parent := parent_of(run)) is not None:
-        inherit_signatures(run, parent)
+        importlib.import_module("service.stages.inherit").inherit_signatures(run, parent)
         return
     _train_shared_prompt(run)
     if all(plan.attempt is None for plan in run.store.plans(run.job)):  # the job's own plan was made of what there was
-        measure_more(run)
+        importlib.import_module("service.stages.measure").measure_more(run)
 
 
 def _train_shared_prompt(run: JobRun) -> None:

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from service.artifacts import TAKEN_OVER, JobFiles
 from service.measurements import DATASETS, SIGNATURES
-from service.stages.inherit import copy_file
 from service.stages.run import JobRun
 from workers import faults
 from workers.launching.trials import read_trials
+from workers.storage import write
 
 _KEPT = ("datasets.json", "profile/", "plans/", "arbitration", "search", "groups/")
 
@@ -26,7 +26,7 @@ def take_over_retried(run: JobRun) -> None:
         run.check()
         faults.point("retry.copies")
         with suppress(FileNotFoundError):  # a worker that is being ended may still replace a checkpoint by the next
-            copy_file(source.path(path), run.files.path(path))
+            write(run.files.path(path), source.path(path).read_bytes())
     run.take_over_rows(retried)
     groups = [row.id for row in run.store.groups(retried) if run.files.exists(f"groups/{row.id}/result.json")]
     run.files.write_json(TAKEN_OVER, {"retried": retried, "groups": groups})

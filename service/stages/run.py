@@ -9,19 +9,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grouping.plan import Plan
 from service.artifacts import JobFiles, plan_path
 from service.endings import deadline_reason
 from service.settings import Settings
 from service.spec import JobSpec
-from service.states import Desired, JobState
+from service.states import STAGE_OF, Desired, JobState
 from service.store import Store
 from workers.failures import FailureClass
 from workers.launching.launcher import Launcher
 from workers.launching.work import GroupUnit
 from workers.seals import Damaged
+from workers.storage_mark import read_mark
+from workers.tensorboard import EventFiles
+
+if TYPE_CHECKING:  # it brings SciPy and scikit-learn, which the first stages of a job do not wait for
+    from grouping.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +73,24 @@ class JobRun:
     terminated: Callable[[], bool] = field(default=lambda: False)
     """True once this process was asked to end (SIGTERM)."""
     _signed_at: float = field(default=-math.inf, init=False)
+    _stage: str = field(default="", init=False)
+    event_files: EventFiles = field(init=False)
+    """For TensorBoard."""
+
+    def __post_init__(self) -> None:
+        self.event_files = EventFiles(self.files.path("tensorboard"), self.attempt)
 
     def enter(self, state: JobState) -> None:
         """Moves the job into a stage."""
         self.check()
         self._landed(self.store.move(self.job, state, attempt=self.attempt))
+        self._stage = STAGE_OF[state]
+        self.launcher.show_stage(self.job, self._stage)
 
     def event(self, kind: str, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Tells the user something."""
-        log.info("%s: %s", kind, message)
+        about = {"group": data["group"]} if data and "group" in data else {}
+        log.info("%s: %s", kind, message, extra=about)
         seq = self.store.add_event(self.job, kind, message, level=level, data=data, attempt=self.attempt)
         self._landed(seq is not None)
 
@@ -104,7 +117,7 @@ class JobRun:
         ]
         self._landed(self.store.put_groups(self.job, rows, attempt=self.attempt))
 
-    def add_plan(self, plan: Plan, *, approved: bool) -> int:
+    def add_plan(self, plan: "Plan", *, approved: bool) -> int:
         """Writes a plan and records it under the next number; an approval given before stays."""
 
         def save(number: int) -> None:
@@ -140,6 +153,8 @@ class JobRun:
         wish = self.store.wish(self.job)
         if time.monotonic() - self._signed_at > min(SIGN_SECONDS, self.settings.stall_seconds / 4):
             self.store.seen(self.job, self.attempt)
+            if self._stage:
+                self.launcher.show_stage(self.job, self._stage)
             self._signed_at = time.monotonic()
         if wish.attempt != self.attempt or not wish.active:
             owner = f"attempt {wish.attempt} owns the job" if wish.attempt != self.attempt else "the job was taken away"
@@ -165,6 +180,7 @@ class JobRun:
             "num_threads": self.launcher.num_threads,
             "faults": self.settings.faults,
             "faults_ledger": self.settings.faults_ledger,
+            "mark": read_mark(self.settings.storage_place),
         }
 
     def _landed(self, written: bool | None) -> None:

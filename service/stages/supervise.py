@@ -121,6 +121,7 @@ def record(run: JobRun, update: Update) -> None:
     for group, progress in latest.items():
         run.update_group(group, step=progress.step, num_steps=progress.num_steps, losses=progress.losses)
     run.add_metrics([point for progress in update.progress for point in _points(progress)])
+    run.event_files.add(update.progress, flush=update.outcome is not None)
     for progress in update.progress:
         for kind, told in progress.warnings:
             run.event(kind, told, level="warning", data={"group": progress.group})

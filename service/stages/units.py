@@ -5,13 +5,16 @@ Pure: from the spec, the plan and the sizes that validation found.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from grouping.plan import Plan
 from service.spec import Baseline, JobSpec, with_sharing
 from workers.launching.search_space import Settings
 from workers.launching.work import GroupUnit, Kind, train_unit
 from workers.methods.config import MethodConfig, ZeroShotConfig
 from workers.training.config import TrainConfig
+
+if TYPE_CHECKING:  # it brings SciPy and scikit-learn, which the first stages of a job do not wait for
+    from grouping.plan import Plan
 
 UnitKey = tuple[tuple[str, ...], MethodConfig, TrainConfig]
 
@@ -46,7 +49,7 @@ def can_share(method: MethodConfig, class_lists: Mapping[str, tuple[str, ...]]) 
 
 def train_units(
     spec: JobSpec,
-    plan: Plan,
+    plan: "Plan",
     num_train: Mapping[str, int],
     class_lists: Mapping[str, tuple[str, ...]],
     tuned: Tuned | None = None,

@@ -30,7 +30,8 @@ class RayCluster:
 
     def __init__(self, home: Path, folder: Path) -> None:
         """`home`: of the service whose drivers run here.  `folder`: Ray's files; a short path."""
-        self._ports = [str(free_port()), str(free_port())]
+        self._ports = [str(free_port()) for _ in range(3)]  # of GCS, dashboard and the head's agent, which is asked to
+        # start drivers: another Ray's on this machine has Ray's own choice
         self._folder = folder
         self.token = secrets.token_hex(32)
         self.address = f"http://127.0.0.1:{self._ports[1]}"
@@ -127,7 +128,7 @@ def clustered(home: Path) -> Iterator[RayCluster]:
             cluster.kill()
 
 
-def main(gcs_port: int, dashboard_port: int, folder: str) -> None:
+def main(gcs_port: int, dashboard_port: int, agent_port: int, folder: str) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -136,6 +137,7 @@ def main(gcs_port: int, dashboard_port: int, folder: str) -> None:
             "num_cpus": 0,
             "gcs_server_port": gcs_port,
             "dashboard_port": dashboard_port,
+            "dashboard_agent_listen_port": agent_port,
             "include_dashboard": True,
             "temp_dir": folder,
         },
@@ -174,4 +176,4 @@ def _say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -18,6 +18,7 @@ SETTINGS = {
     "backoff_seconds": "1",
     "requests_per_minute": "0",
     "stall_seconds": "30",
+    "warm_seconds": "10",
     "num_cpus": "2",
 }
 """Short times, so that what takes minutes in earnest takes seconds here (but nothing that only starts slowly on a busy

@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import uvicorn
 from safetensors.numpy import load_file
+from typer.testing import CliRunner, Result
 
 from api.app import create_app
 from grouping.plan import trivial_plan
 from service.artifacts import JobFiles
+from service.cli import app
 from service.connection import Connection
 from service.control_plane import ControlPlane
 from service.driver import run_job
 from service.ray_jobs import FakeRayJobs
+from service.roles import Role
 from service.settings import Settings
 from service.spec import JobSpec, parse_spec
 from service.states import JobState
@@ -105,8 +108,8 @@ def live_service(tmp_path: Path) -> Iterator[LiveService]:
     (home / "storage").mkdir()
     settings = Settings.model_validate({"home": home, "data_roots": [str(home / "data")], "poll_seconds": 0.01})
     control_plane = ControlPlane(settings, store=Store("sqlite://"), ray_jobs=FakeRayJobs())
-    app = create_app(control_plane)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    served = create_app(control_plane)
+    server = uvicorn.Server(uvicorn.Config(served, log_level="warning"))
     spec = tmp_path / "job.yaml"
     spec.write_text(SPEC)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -118,9 +121,35 @@ def live_service(tmp_path: Path) -> Iterator[LiveService]:
         try:
             yield LiveService(url, key, control_plane, home, spec)
         finally:
-            app.state.closing.set()
+            served.state.closing.set()
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def run(live_service: LiveService) -> Callable[..., Result]:
+    """`run("ls", "--json")`: the command, about the live service."""
+    return lambda *arguments: CliRunner().invoke(app, ["--home", str(live_service.home), *arguments])
+
+
+@pytest.fixture
+def good(run: Callable[..., Result]) -> Callable[..., str]:
+    """What the command prints; it must succeed."""
+
+    def output(*arguments: str) -> str:
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output + str(result.exception)
+        return result.output
+
+    return output
+
+
+@pytest.fixture
+def admin(live_service: LiveService) -> str:
+    """The key of an admin, which the commands find in the home."""
+    key = live_service.store.create_key("boss", role=Role.ADMIN)
+    Connection(url=live_service.url, key=key).write(live_service.home)
+    return key
 
 
 TINY_TASKS = ("art", "clipart", "photo")

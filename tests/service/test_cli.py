@@ -3,6 +3,7 @@
 import io
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,60 +24,55 @@ if TYPE_CHECKING:
 else:
     LiveService = object
 
-
-def run(live_service: LiveService, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["--home", str(live_service.home), *arguments])
-
-
-def good(live_service: LiveService, *arguments: str) -> str:
-    result = run(live_service, *arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result.output
+Run = Callable[..., Result]
+Good = Callable[..., str]
 
 
-def test_a_job_is_submitted_listed_and_steered(live_service: LiveService) -> None:
-    job = json.loads(good(live_service, "submit", str(live_service.spec), "--json"))["id"]
-    assert "two-tasks" in good(live_service, "ls")
-    assert json.loads(good(live_service, "ls", "--json", "--limit", "1"))[0]["num_tasks"] == 2
-    assert "a, b" in good(live_service, "show", job)
+def test_a_job_is_submitted_listed_and_steered(live_service: LiveService, good: Good) -> None:
+    job = json.loads(good("submit", str(live_service.spec), "--json"))["id"]
+    assert "two-tasks" in good("ls")
+    assert json.loads(good("ls", "--json", "--limit", "1"))[0]["num_tasks"] == 2
+    assert "a, b" in good("show", job)
     for verb, wish in (("pause", "pause"), ("resume", "run"), ("cancel", "cancel")):
-        assert f"asked to {wish}" in good(live_service, verb, job)
+        assert f"asked to {wish}" in good(verb, job)
 
 
-def test_a_check_names_the_fault_and_submits_nothing(live_service: LiveService, tmp_path: Path) -> None:
-    assert "a: 2 images, 2 classes" in good(live_service, "submit", str(live_service.spec), "--check")
+def test_a_check_names_the_fault_and_submits_nothing(
+    live_service: LiveService, tmp_path: Path, run: Run, good: Good
+) -> None:
+    assert "a: 2 images, 2 classes" in good("submit", str(live_service.spec), "--check")
     bad = tmp_path / "bad.yaml"
     bad.write_text(live_service.spec.read_text() + "trainin: {}\n")
-    result = run(live_service, "submit", str(bad), "--check")
+    result = run("submit", str(bad), "--check")
     assert result.exit_code == 1
     assert "Did you mean 'training'?" in result.output
-    assert "No jobs" in good(live_service, "ls")
+    assert "No jobs" in good("ls")
 
 
-def test_what_came_out_is_shown_and_fetched(live_service: LiveService, tmp_path: Path) -> None:
+def test_what_came_out_is_shown_and_fetched(live_service: LiveService, tmp_path: Path, good: Good) -> None:
     job = live_service.finish(live_service.submitted())
-    shown = good(live_service, "groups", "last")
+    shown = good("groups", "last")
     assert "+0.25" in shown
     assert "a and b agree." in shown
-    assert set(json.loads(good(live_service, "groups", job, "--json"))) == {"groups", "similarity"}
-    assert "75.0" in good(live_service, "results", job)
-    assert str(tmp_path / "out") in good(live_service, "pull", job, str(tmp_path / "out"))
+    assert set(json.loads(good("groups", job, "--json"))) == {"groups", "similarity"}
+    assert "75.0" in good("results", job)
+    assert str(tmp_path / "out") in good("pull", job, str(tmp_path / "out"))
     assert (tmp_path / "out/manifest.json").is_file()
 
 
-def test_a_plan_is_approved_by_its_newest_number(live_service: LiveService) -> None:
+def test_a_plan_is_approved_by_its_newest_number(live_service: LiveService, good: Good) -> None:
     job = live_service.submitted()
     live_service.store.add_plan(job, trivial_plan(["a", "b"], "all").outline(), lambda number: None)
-    assert good(live_service, "approve", job) == f"Plan 0 of {job} is approved.\n"
+    assert good("approve", job) == f"Plan 0 of {job} is approved.\n"
     assert live_service.store.plans(job)[0].approved
 
 
 @pytest.mark.parametrize(("state", "code"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 1)])
 def test_watching_without_a_terminal_is_lines_and_ends_with_the_state(
-    live_service: LiveService, state: JobState, code: int
+    live_service: LiveService, state: JobState, code: int, run: Run
 ) -> None:
     job = live_service.finish(live_service.submitted(), state)
-    result = run(live_service, "watch", job)
+    result = run("watch", job)
     assert result.exit_code == code
     assert "g1 (a, b): done, step 4/4, loss 0.375, val. accuracy 87.5 %" in result.output
     assert result.output.rstrip().splitlines()[-1].startswith(f"{job} is {state}.")
@@ -110,14 +106,14 @@ def test_watching_tells_a_validation_score_for_each_metric(live_service: LiveSer
         assert view.scores(view.groups[0]) == "accuracy 87.5 %, recall@1 50.0 %"
 
 
-def test_an_error_is_one_sentence_and_exit_code_1(live_service: LiveService, tmp_path: Path) -> None:
+def test_an_error_is_one_sentence_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     for arguments, told in (
         (["show", "job-000000000000"], "There is no job"),
         (["show", "last"], "There is no job yet"),
         (["submit", str(tmp_path / "gone.yaml")], "is no file"),
         (["--key", "cohort_wrong", "ls"], "unknown, expired or revoked"),
     ):
-        result = run(live_service, *arguments)
+        result = run(*arguments)
         assert result.exit_code == 1, result.output
         assert told in result.output
         assert "Traceback" not in result.output

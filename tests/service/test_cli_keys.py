@@ -3,16 +3,15 @@
 import asyncio
 import inspect
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from service.cli import app
 from service.client import ApiError, AsyncCohort, Cohort
 from service.client_keys import AsyncKeyCalls, KeyCalls
-from service.connection import Connection
 from service.roles import Role
 
 if TYPE_CHECKING:
@@ -20,63 +19,48 @@ if TYPE_CHECKING:
 else:
     LiveService = object
 
-
-def run(live_service: LiveService, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["--home", str(live_service.home), *arguments])
-
-
-def good(live_service: LiveService, *arguments: str) -> str:
-    result = run(live_service, *arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result.output
+Run = Callable[..., Result]
+Good = Callable[..., str]
 
 
-@pytest.fixture
-def admin(live_service: LiveService) -> str:
-    """The key of an admin, which the commands find in the home."""
-    key = live_service.store.create_key("boss", role=Role.ADMIN)
-    Connection(url=live_service.url, key=key).write(live_service.home)
-    return key
-
-
-def test_a_key_is_made_used_replaced_and_revoked(live_service: LiveService, admin: str) -> None:
-    made = json.loads(good(live_service, "keys", "create", "ci", "--tenant", "red", "--role", "viewer", "--json"))
+def test_a_key_is_made_used_replaced_and_revoked(run: Run, good: Good, admin: str) -> None:
+    made = json.loads(good("keys", "create", "ci", "--tenant", "red", "--role", "viewer", "--json"))
     assert (made["tenant"], made["role"], made["expires_at"]) == ("red", "viewer", None)
-    told = good(live_service, "--key", made["key"], "whoami")
+    told = good("--key", made["key"], "whoami")
     assert told == f"ci: viewer of red (key {made['prefix']})\n"
-    new = good(live_service, "keys", "rotate", made["prefix"], "--overlap", "1h").splitlines()
+    new = good("keys", "rotate", made["prefix"], "--overlap", "1h").splitlines()
     assert new[0].startswith("cohort_") and new[1] == "viewer of red, for ci. It is not shown again."
-    assert "works no more" in good(live_service, "keys", "revoke", made["prefix"])
-    assert run(live_service, "--key", made["key"], "whoami").exit_code == 1
-    listed = good(live_service, "keys", "ls")
+    assert "works no more" in good("keys", "revoke", made["prefix"])
+    assert run("--key", made["key"], "whoami").exit_code == 1
+    listed = good("keys", "ls")
     assert made["prefix"] in listed and new[0].split("_")[1] in listed
     for key in (made["key"], new[0], admin):
         assert key.split("_")[2] not in listed
-    log = good(live_service, "audit", "--json")
+    log = good("audit", "--json")
     actions = [entry["action"] for entry in json.loads(log)["entries"]]
     assert actions.count("POST /v1/keys") == actions.count("DELETE /v1/keys/{prefix}") == 1
-    assert "DELETE /v1/keys/{prefix}" in good(live_service, "audit", "--limit", "3")
+    assert "DELETE /v1/keys/{prefix}" in good("audit", "--limit", "3")
 
 
-def test_a_key_may_end_by_itself(live_service: LiveService, admin: str) -> None:
-    made = json.loads(good(live_service, "keys", "create", "short", "--expires", "90d", "--json"))
+def test_a_key_may_end_by_itself(live_service: LiveService, admin: str, run: Run, good: Good) -> None:
+    made = json.loads(good("keys", "create", "short", "--expires", "90d", "--json"))
     with Cohort(live_service.url, admin) as client:
         listed = client.keys()
     key = next(key for key in listed if key.prefix == made["prefix"])
     assert key.expires_at is not None
     assert (key.expires_at - key.created_at).total_seconds() == pytest.approx(90 * 86_400)
-    refused = run(live_service, "keys", "create", "x", "--expires", "soon")
+    refused = run("keys", "create", "x", "--expires", "soon")
     assert (refused.exit_code, "is no span of time" in refused.output) == (1, True)
 
 
-def test_who_is_no_admin_is_told_so(live_service: LiveService) -> None:
-    refused = run(live_service, "keys", "ls")
+def test_who_is_no_admin_is_told_so(run: Run) -> None:
+    refused = run("keys", "ls")
     assert (refused.exit_code, "this takes at least admin" in refused.output) == (1, True)
 
 
-def test_a_link_is_handed_out(live_service: LiveService) -> None:
+def test_a_link_is_handed_out(live_service: LiveService, good: Good) -> None:
     job = live_service.finish(live_service.submitted())
-    url = good(live_service, "link", "last", "bundle/report.html", "--expires", "5m").strip()
+    url = good("link", "last", "bundle/report.html", "--expires", "5m").strip()
     assert url.startswith(live_service.url) and job not in url
     assert httpx2.get(url).text == "<h1>Report</h1>"
     with Cohort(live_service.url, live_service.key) as client:

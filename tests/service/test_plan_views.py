@@ -129,7 +129,7 @@ def test_a_tasks_lines_hold_its_sentence_neighbours_margin_layers_and_trend(plan
 
 
 def test_a_matrix_with_a_task_without_gradient_can_be_drawn(plan: Plan, found: dict) -> None:
-    assert "?" in drawn(show.similarity_table(similarity(json_of(plan), found)))
+    assert "?" in drawn(show.SimilarityTable(similarity(json_of(plan), found)))
 
 
 def test_results_show_gains_only_where_there_are_some() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from service.settings import Settings, private_secret
+from service.private_files import private_secret
+from service.settings import Settings
 
 
 @pytest.fixture

@@ -80,6 +80,26 @@ def test_a_spec_survives_its_own_json() -> None:
         ({"search": {"space": {"training.seed": {"choice": [1, 2]}}}}, "", "training.seed cannot be searched"),
         ({"search": SEARCH, "method": {"kind": "zero_shot"}, "grouping": {}}, "", "zero_shot takes no training steps"),
         (
+            {
+                "search": SEARCH,
+                "tasks": [
+                    {
+                        **TASK,
+                        "source": {"kind": "huggingface", "uri": "a", "test_split": "test"},
+                        "split": {"fraction": 0.5},
+                    },
+                    {
+                        **TASK,
+                        "name": "photo",
+                        "source": {"kind": "huggingface", "uri": "a", "test_split": "test", "val_split": "dev"},
+                        "split": {"fraction": 0.5},
+                    },
+                ],
+            },
+            "",
+            "search: settings are compared on validation images, and 'art' would have none. Give val_shots",
+        ),
+        (
             {"search": SEARCH, "tasks": [{**TASK, "split": {"shots": 4, "val_shots": 0}}]},
             "",
             "search: settings are compared on validation images, and 'art' would have none. Give val_shots",
@@ -254,6 +274,8 @@ def test_a_task_of_a_kind_that_the_method_does_not_learn_is_refused(method: Meth
         {"backbone": {"model": "local-dir:/etc"}},
         {"tasks": [{**TASK, "source": {"kind": "folder", "uri": "/etc"}}]},
         {"tasks": [{**TASK, "source": {"kind": "folder", "uri": "a"}, "split": {"train": "a", "test": "../../etc"}}]},
+        {"tasks": [{**TASK, "source": {"kind": "webdataset", "uri": "{a,../../etc}/x.tar"}}]},
+        {"tasks": [{**TASK, "source": {"kind": "huggingface", "uri": "/etc"}}]},
     ],
 )
 def test_paths_outside_the_roots_are_refused(change: dict, tmp_path) -> None:

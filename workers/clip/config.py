@@ -1,6 +1,7 @@
 """Which frozen CLIP a job uses.  Torch-free, so the API can read it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -22,6 +23,20 @@ class BackboneConfig(Spec):
     precision: Precision = "fp32"
     """The dtype in which the frozen weights are stored and the towers compute.  Trainables, logits and losses are
     fp32 always."""
+
+    @property
+    def stays_the_same(self) -> bool:
+        """Whether `state` tells when its weights are others; a repository's may change without a sign."""
+        return not self.model.startswith("hf-hub:")
+
+    @property
+    def state(self) -> str:
+        """What a folder of weights holds by names, sizes and times; empty for weights that have a name for good."""
+        kind, _, place = self.model.partition(":")
+        if kind != "local-dir":
+            return ""
+        files = sorted(Path(place).glob("*"))
+        return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
 
     def check(self, roots: DataRoots) -> None:
         """Refuses (ValueError) a folder or a repository of weights that lies outside the roots."""

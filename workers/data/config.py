@@ -3,6 +3,7 @@
 Torch-free.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -58,7 +59,83 @@ class DemoSource(Spec):
     """The demo task's name, e.g. `digits-ink`."""
 
 
-SourceConfig = Annotated[FolderSource | ManifestSource | DemoSource, Field(discriminator="kind")]
+class HuggingFaceSource(Spec):
+    """A Hugging Face dataset as Parquet files, the images inside them; no code of the dataset's is ever run.
+
+    It is read by the row group, so few images of a large dataset cost little.  A dataset in another format has a
+    Parquet copy on the hub: its branch `refs/convert/parquet`, whose commit is the revision to give.
+    """
+
+    kind: Literal["huggingface"] = "huggingface"
+    uri: str
+    """`hf://datasets/ORG/NAME`, with the folder of one configuration behind it if there are several; or any folder or
+    URI that holds such Parquet files."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The commit, as 40 hexadecimal digits, so that the data never changes.  Needed with `hf://`, and only there."""
+    train_split: str = Field(default="train", min_length=1)
+    """The dataset's split to train on; without `test_split`, the one that the task's split divides."""
+    val_split: str | None = Field(default=None, min_length=1)
+    """The dataset's split to validate on, beside `test_split`.  Left out: images that training leaves over."""
+    test_split: str | None = Field(default=None, min_length=1)
+    """The dataset's split to test on."""
+    image_column: str = "image"
+    """Column with the encoded images.  Paths and URLs in it are never followed."""
+    label_column: str = "label"
+    """Column with the class, by name or as a number of the dataset's class list; for multi_label a list of them, or a
+    text with separators.  A retrieval task does not read it."""
+    label_separator: str = Field(default="|", min_length=1)
+    """What stands between the labels of a text; multi_label only."""
+    caption_column: str = "caption"
+    """Column with the image's caption: a text, or a list of texts; retrieval only."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "HuggingFaceSource":
+        on_the_hub = self.uri.lower().startswith("hf://")
+        if on_the_hub and not re.fullmatch(r"datasets/[^/@]+/[^/@]+(/[^@]*)?", self.uri[len("hf://") :]):
+            raise ValueError(
+                f"uri={self.uri!r} names no dataset of the hub. Write hf://datasets/ORG/NAME, a folder behind it if "
+                "need be, and the commit in `revision`."
+            )
+        if on_the_hub != (self.revision is not None):
+            raise ValueError(
+                f"uri={self.uri!r} with revision={self.revision!r}. A dataset of the hub needs the commit that it is "
+                "read at (40 hexadecimal digits); other places have none."
+            )
+        if self.val_split and not self.test_split:
+            raise ValueError(f"val_split={self.val_split!r} without test_split. Give both, or leave the task's split.")
+        return self
+
+
+_LABEL_MEMBER = r"^([\w-]+\.)*(cls|txt|json)$"
+
+
+class WebDatasetSource(Spec):
+    """WebDataset shards: plain tar files whose members, under one name with several extensions, are an image's parts.
+
+    Only images and the members named below are read; nothing is unpacked, unpickled or run.
+    """
+
+    kind: Literal["webdataset"] = "webdataset"
+    uri: str
+    """One shard, or several by braces: `shards/train-{000..015}.tar`, `{art,photo}/{0..3}.tar`."""
+    image_extension: str | None = Field(default=None, min_length=1)
+    """Extension of the images, such as `jpg` or `left.png`.  Left out: the only member of a sample that is an image."""
+    label_extension: str = Field(default="cls", pattern=_LABEL_MEMBER)
+    """Member with the label: `cls` or `txt`, a text; or `json`, an object (any of them may have a longer name, such as
+    `meta.json`).  For multi_label a text with separators, or a list.  A retrieval task does not read it."""
+    label_key: str = "label"
+    """Where a `json` holds the label."""
+    label_separator: str = Field(default="|", min_length=1)
+    """What stands between the labels of a text; multi_label only."""
+    caption_extension: str = Field(default="txt", pattern=_LABEL_MEMBER)
+    """Member with the caption: a text, or a `json`; retrieval only."""
+    caption_key: str = "caption"
+    """Where a `json` holds the caption: a text, or a list of texts; retrieval only."""
+
+
+SourceConfig = Annotated[
+    FolderSource | ManifestSource | HuggingFaceSource | WebDatasetSource | DemoSource, Field(discriminator="kind")
+]
 
 
 class ShotsSplit(Spec):
@@ -82,7 +159,7 @@ class FractionSplit(Spec):
 
     fraction: float = Field(gt=0, le=1)
     """Training share of every class's images (at least one).  1: all training images of a source that has parts of
-    its own (a split column, a demo task)."""
+    its own (a split column, a test split, a demo task)."""
     val_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Validation share of every class's images."""
     seed: int = 1
@@ -104,14 +181,14 @@ class FractionSplit(Spec):
 
 
 class ExplicitSplit(Spec):
-    """Separate sources for train, val and test, each read like the task's own source."""
+    """Separate sources for train, val and test, each read like the task's own source: folders, manifests or shards."""
 
     train: str
-    """Folder or manifest with the training images."""
+    """Where the training images are."""
     test: str
-    """Folder or manifest with the test images."""
+    """Where the test images are."""
     val: str | None = None
-    """Folder or manifest with the validation images."""
+    """Where the validation images are."""
 
 
 def _split_kind(value: Any) -> str:
@@ -140,7 +217,7 @@ class TaskConfig(Spec):
     """classification: one class per image.  multi_label: any number of classes per image.  retrieval: images and the
     captions that belong to them, searched both ways."""
     source: SourceConfig
-    """Where the images come from; multi_label and retrieval need a manifest (or a demo task of that kind)."""
+    """Where the images come from; a folder says one class per image, so multi_label and retrieval need another."""
     split: SplitConfig = ShotsSplit(shots=16)
     """Which images train, validate and test.  By shots: classification only.  Left out for multi_label and retrieval:
     the parts of the source as they are, or else half to train, a tenth to validate and the rest to test."""
@@ -172,12 +249,14 @@ class TaskConfig(Spec):
 
     @model_validator(mode="after")
     def _split_fits_the_source(self) -> "TaskConfig":
-        if isinstance(self.split, ExplicitSplit) and isinstance(self.source, DemoSource):
-            raise ValueError("a demo source has its own train, val and test images: use a split by shots or fraction.")
+        if isinstance(self.split, ExplicitSplit) and isinstance(self.source, DemoSource | HuggingFaceSource):
+            raise ValueError(
+                f"a {self.source.kind} source has its own train, val and test images: use a split by shots or fraction."
+            )
         if isinstance(self.split, FractionSplit) and self.split.fraction == 1 and not _has_parts(self.source):
             raise ValueError(
                 "fraction=1.0 leaves nothing to test, since the source has no parts of its own. Give a fraction under "
-                "1, or a manifest with a split_column."
+                "1, or a source with parts (a manifest's split_column, a Hugging Face dataset's test_split)."
             )
         return self
 
@@ -187,7 +266,7 @@ class TaskConfig(Spec):
             if isinstance(self.source, FolderSource):
                 raise ValueError(
                     f"kind={self.kind!r} with a folder source, which says one class per image. Use a manifest source "
-                    "(.csv, .jsonl or .parquet), or kind='classification'."
+                    "(.csv, .jsonl or .parquet) or another that holds labels and captions, or kind='classification'."
                 )
             if isinstance(self.split, ShotsSplit):
                 why = "an image has several classes" if self.kind == "multi_label" else "an image has no class"
@@ -202,28 +281,29 @@ class TaskConfig(Spec):
                 raise ValueError(
                     f"kind='retrieval' with template={self.template!r}, but captions are whole sentences. Leave it out."
                 )
-        if isinstance(self.source, ManifestSource):
-            _refuse_columns_of_other_kinds(self.kind, self.source)
+        _refuse_answers_of_other_kinds(self.kind, self.source)
         return self
 
 
 def _has_parts(source: Any) -> bool:
     """Whether a source, as it was given or validated, says itself which images train and test."""
-    if isinstance(source, dict):
-        return source.get("kind") == "demo" or bool(source.get("split_column"))
-    return isinstance(source, DemoSource) or bool(getattr(source, "split_column", None))
+
+    def said(name: str) -> Any:
+        return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+    return said("kind") == "demo" or bool(said("split_column") or said("test_split"))
 
 
-def _refuse_columns_of_other_kinds(kind: TaskKind, source: ManifestSource) -> None:
-    owners = {
-        "label_column": ("classification", "multi_label"),
+def _refuse_answers_of_other_kinds(kind: TaskKind, source: SourceConfig) -> None:
+    owners: dict[str, tuple[TaskKind, ...]] = {
         "label_separator": ("multi_label",),
-        "caption_column": ("retrieval",),
+        "label_": ("classification", "multi_label"),
+        "caption_": ("retrieval",),
     }
-    for field, kinds in owners.items():
-        value = getattr(source, field)
-        if kind not in kinds and value != ManifestSource.model_fields[field].default:
+    for name, field in type(source).model_fields.items():
+        kinds = next((kinds for start, kinds in owners.items() if name.startswith(start)), (kind,))
+        if kind not in kinds and (value := getattr(source, name)) != field.default:
             raise ValueError(
-                f"kind={kind!r} with {field}={value!r}, which is for {' and '.join(kinds)}. Leave it out, or change "
-                "the kind."
+                f"kind={kind!r} with {name}={value!r}, which is for {' and '.join(kinds)}. Leave it out, or change the "
+                "kind."
             )

@@ -4,9 +4,13 @@ A location is what `DataRoots.check` returns: an absolute local path, or a URI w
 """
 
 import os
+import posixpath
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePosixPath
+from typing import BinaryIO, cast
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -38,10 +42,26 @@ def list_folder(location: str, roots: DataRoots) -> dict[str, list[Item]] | None
         path = os.path.join(location, name)
         if not name.startswith(".") and os.path.isdir(path):
             folders[name] = []
-            for file in _walk(path, seen, roots):
-                key = printable(os.path.relpath(file, location)).replace(os.sep, "/")
-                folders[name].append(Item(key, 0, None, partial(read_local, file, roots)))
+            for file in _walk(path, seen, roots, is_image_name):
+                folders[name].append(Item(_key(file, location), 0, None, partial(read_local, file, roots)))
     return folders
+
+
+def find_files(location: str, roots: DataRoots, wanted: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """Files at any depth of a folder whose name is wanted: key and location, sorted; none if there is no such folder.
+
+    Hidden files and folders are left out.
+    """
+    if "://" not in location:
+        found = _walk(location, set(), roots, wanted) if os.path.isdir(location) else []
+        return sorted((_key(file, location), file) for file in found)
+    filesystem, root = _open_filesystem(location)
+    keys = {path: path.removeprefix(root.rstrip("/")).lstrip("/") for path in filesystem.find(root)}
+    return sorted(
+        (key, filesystem.unstrip_protocol(path))
+        for path, key in keys.items()
+        if wanted(posixpath.basename(key)) and not is_hidden(key)
+    )
 
 
 def reader(location: str, roots: DataRoots) -> partial[bytes]:
@@ -52,14 +72,45 @@ def reader(location: str, roots: DataRoots) -> partial[bytes]:
 
 
 def read_local(path: str, roots: DataRoots) -> bytes:
-    """The file's bytes.  The rule is checked again: a link may have been changed since the listing."""
-    with open(roots.check_path(path), "rb", opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise UnreadableImage(f"{status.st_size} bytes exceed the limit of {MAX_BYTES}")
+    """The file's bytes."""
+    with open_local(path, roots) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise UnreadableImage(f"{size} bytes exceed the limit of {MAX_BYTES}")
         return file.read()
+
+
+def read_range(location: str, roots: DataRoots, start: int, size: int) -> bytes:
+    """So many bytes of a file from `start` on; fewer if it ends before."""
+    if "://" in location:
+        filesystem, path = _open_filesystem(location)
+        content = filesystem.cat_file(path, start=start, end=start + size)
+        assert isinstance(content, bytes)
+        return content
+    with open_local(location, roots) as file:
+        file.seek(start)
+        return file.read(size)
+
+
+@contextmanager
+def open_file(location: str, roots: DataRoots) -> Iterator[BinaryIO]:
+    """The file, to read and to seek in."""
+    if "://" in location:
+        filesystem, path = _open_filesystem(location)
+        with filesystem.open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    else:
+        with open_local(location, roots) as file:
+            yield file
+
+
+def open_local(path: str, roots: DataRoots) -> BinaryIO:
+    """A regular file.  The rule is checked again: a link may have been changed since the listing."""
+    file = open(roots.check_path(path), "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UnreadableImage("not a regular file")
+    return file
 
 
 def is_image_name(name: str) -> bool:
@@ -68,13 +119,22 @@ def is_image_name(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
+def is_hidden(key: str) -> bool:
+    """Whether a file, or a folder on the way to it, is hidden."""
+    return any(part.startswith(".") for part in key.split("/"))
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     # A named pipe among the images must not hang the reader.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _walk(folder: str, seen: set[str], roots: DataRoots) -> list[str]:
-    """Image paths under the folder, sorted.  Every real folder is entered once, so links cannot loop."""
+def _key(file: str, folder: str) -> str:
+    return printable(os.path.relpath(file, folder)).replace(os.sep, "/")
+
+
+def _walk(folder: str, seen: set[str], roots: DataRoots, wanted: Callable[[str], bool]) -> list[str]:
+    """Paths of wanted names under the folder, sorted.  Every real folder is entered once, so links cannot loop."""
     real = roots.check_path(folder)
     if real in seen:
         return []
@@ -87,8 +147,8 @@ def _walk(folder: str, seen: set[str], roots: DataRoots) -> list[str]:
             roots.check_path(entry.path)
         # os.path.isdir, not entry.is_dir: a loop of links is no folder, and no error here either.
         if os.path.isdir(entry.path):
-            files += _walk(entry.path, seen, roots)
-        elif is_image_name(entry.name):
+            files += _walk(entry.path, seen, roots, wanted)
+        elif wanted(entry.name):
             files.append(entry.path)
     return files
 
@@ -102,7 +162,7 @@ def _list_remote(location: str) -> dict[str, list[Item]] | None:
     for path in sorted(filesystem.find(root)):
         key = path.removeprefix(root).lstrip("/")
         parts = key.split("/")
-        if len(parts) > 1 and is_image_name(key) and not any(part.startswith(".") for part in parts):
+        if len(parts) > 1 and is_image_name(key) and not is_hidden(key):
             folders.setdefault(parts[0], []).append(Item(key, 0, None, partial(_read_remote, filesystem, path)))
     return folders
 

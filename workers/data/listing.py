@@ -4,7 +4,7 @@ A listing knows no split by numbers and no pixels, so the control plane can make
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PARTS = ("train", "val", "test")
 
@@ -35,3 +35,16 @@ class Listing:
     """Display names, as they go into the template; the position is the label.  Empty for retrieval."""
     items: tuple[Item, ...]
     """Sorted by key."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: its labels (a folder's may have no image), and its images with the labels of each."""
+
+    labels: set[str] = field(default_factory=set)
+    images: list[tuple[tuple[str, ...], Item]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, images: list[tuple[tuple[str, ...], Item]]) -> "Found":
+        """The images, and the labels that they have."""
+        return cls({label for own, _ in images for label in own}, images)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from workers.data.answers import read_answer, read_text
 from workers.data.config import ManifestSource, TaskKind
 from workers.data.listing import PARTS
 
@@ -74,59 +75,10 @@ def _read_parquet(content: bytes, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def _row(record: dict[str, Any], source: ManifestSource, kind: TaskKind, where: str, number: int) -> Row:
-    path = _text(record, source.path_column, where)
-    labels: tuple[str, ...] = ()
-    captions: tuple[str, ...] = ()
-    match kind:
-        case "classification":
-            labels = (_text(record, source.label_column, where).strip(),)
-        case "multi_label":
-            labels = _labels(record, source, where)
-        case "retrieval":
-            captions = _captions(record, source.caption_column, where)
-    split = _text(record, source.split_column, where) if source.split_column else None
+    path = read_text(record, source.path_column, where)
+    answer = source.caption_column if kind == "retrieval" else source.label_column
+    labels, captions = read_answer(record, answer, kind=kind, separator=source.label_separator, where=where)
+    split = read_text(record, source.split_column, where) if source.split_column else None
     if split is not None and split not in PARTS:
         raise ValueError(f"{where}: {source.split_column!r} is {split!r}. It must be train, val or test.")
     return Row(number, path, labels, captions, split)
-
-
-def _text(record: dict[str, Any], column: str, where: str) -> str:
-    value = record.get(column)
-    if not _is_label(value):
-        raise ValueError(f"{where}: {column!r} is {value!r}. Give a text or a whole number.")
-    return str(value)
-
-
-def _labels(record: dict[str, Any], source: ManifestSource, where: str) -> tuple[str, ...]:
-    """The labels of an image, each once.  Null, an empty text and an empty list are no label at all."""
-    column = source.label_column
-    if column not in record:  # a misspelt key of one line must not pass for an image without labels
-        raise ValueError(
-            f"{where} has no {column!r}. Give a list or a text; an empty one means that there is no label."
-        )
-    value = record[column]
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return ()
-    labels = value.split(source.label_separator) if isinstance(value, str) else value
-    labels = labels if isinstance(labels, list) else [labels]
-    if not all(map(_is_label, labels)):
-        raise ValueError(
-            f"{where}: {column!r} is {value!r}. Give texts or whole numbers, none of them empty, as a list or with "
-            f"{source.label_separator!r} between them (label_separator)."
-        )
-    return tuple(dict.fromkeys(str(label).strip() for label in labels))
-
-
-def _captions(record: dict[str, Any], column: str, where: str) -> tuple[str, ...]:
-    value = record.get(column)
-    given = value if isinstance(value, list) else [value]
-    captions = tuple(" ".join(caption.split()) if isinstance(caption, str) else "" for caption in given)
-    if not captions or not all(captions):
-        raise ValueError(f"{where}: {column!r} is {value!r}. Give a text, or a list of texts, none of them empty.")
-    if unreadable := [caption for caption in captions if any("\ud800" <= letter <= "\udfff" for letter in caption)]:
-        raise ValueError(f"{where}: {column!r} is {unreadable[0]!r}, which is no valid text. Write the table in UTF-8.")
-    return captions
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""

@@ -1,4 +1,4 @@
-"""Listing a task: from class folders, a manifest or the demo world to named classes and images to read.
+"""Listing a task: from folders, a manifest, a dataset, shards or the demo world to named classes and images to read.
 
 Nothing is decoded and no image is opened, so the control plane can call this to validate a job.  Labels, columns,
 classes and locations are checked here; whether images can be read, and whether there are enough, is for `load_task`.
@@ -6,28 +6,29 @@ classes and locations are checked here; whether images can be read, and whether 
 
 import os
 import posixpath
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from workers.data.classes import name_classes, sort_labels
-from workers.data.config import DemoSource, ExplicitSplit, FolderSource, ManifestSource, TaskConfig
+from workers.data.config import (
+    DemoSource,
+    ExplicitSplit,
+    FolderSource,
+    HuggingFaceSource,
+    ManifestSource,
+    TaskConfig,
+    WebDatasetSource,
+)
 from workers.data.decoding import UnreadableImage
 from workers.data.files import FAULTS_OF_THE_DATA, list_folder, reader
-from workers.data.listing import PARTS, Item, Listing
+from workers.data.huggingface import read_dataset
+from workers.data.listing import PARTS, Found, Item, Listing
 from workers.data.manifests import Row, read_rows
 from workers.data.roots import DataRoots, printable
+from workers.data.webdataset import read_shards
 from workers.demo.tasks import demo_kind, demo_listing
 
-
-@dataclass(frozen=True)
-class _Found:
-    """What a source holds: its labels (a folder's may have no image), and its images with the labels of each."""
-
-    labels: set[str] = field(default_factory=set)
-    images: list[tuple[tuple[str, ...], Item]] = field(default_factory=list)
-
-    def empty(self) -> list[str]:
-        """The labels that no image has."""
-        return sort_labels(self.labels - {label for own, _ in self.images for label in own})
+_Located = FolderSource | ManifestSource | HuggingFaceSource | WebDatasetSource
+"""Sources that read from a place."""
 
 
 def list_task(task: TaskConfig, roots: DataRoots) -> Listing:
@@ -45,7 +46,7 @@ def list_task(task: TaskConfig, roots: DataRoots) -> Listing:
         found = _read(task, task.source, task.source.uri, roots)
     labels = sort_labels(found.labels)
     names = () if task.kind == "retrieval" else name_classes(task, labels)
-    if empty := found.empty():
+    if empty := _empty(found):
         raise ValueError(
             f"Task {task.name!r}: {len(empty)} of {len(labels)} classes have no image "
             f"({', '.join(map(repr, empty[:20]))}). Add images or remove the class."
@@ -63,6 +64,11 @@ def list_task(task: TaskConfig, roots: DataRoots) -> Listing:
     return Listing(names, tuple(sorted(items, key=lambda item: item.key)))
 
 
+def _empty(found: Found) -> list[str]:
+    """The labels that no image has."""
+    return sort_labels(found.labels - {label for own, _ in found.images for label in own})
+
+
 def _list_demo(task: TaskConfig, source: DemoSource) -> Listing:
     try:
         kind, listing = demo_kind(source.task), demo_listing(source.task)
@@ -77,16 +83,14 @@ def _list_demo(task: TaskConfig, source: DemoSource) -> Listing:
     return Listing(names, tuple(sorted(listing.items, key=lambda item: item.key)))
 
 
-def _read_parts(
-    task: TaskConfig, source: FolderSource | ManifestSource, split: ExplicitSplit, roots: DataRoots
-) -> _Found:
+def _read_parts(task: TaskConfig, source: _Located, split: ExplicitSplit, roots: DataRoots) -> Found:
     if isinstance(source, ManifestSource) and source.split_column:
         raise ValueError(
             f"Task {task.name!r}: both split_column={source.split_column!r} and separate train and test sources are "
             "given. Keep one of the two."
         )
     uris = {"train": split.train, "val": split.val, "test": split.test}
-    merged = _Found()
+    merged = Found()
     for part in PARTS:
         if (uri := uris[part]) is None:
             continue
@@ -96,7 +100,7 @@ def _read_parts(
                 f"Task {task.name!r}: {part} holds classes that train does not ({', '.join(map(repr, unknown[:20]))}). "
                 "Add training images for them, or remove them."
             )
-        if part == "train" and (empty := found.empty()):
+        if part == "train" and (empty := _empty(found)):
             raise ValueError(
                 f"Task {task.name!r}: {len(empty)} of {len(found.labels)} classes have no training image "
                 f"({', '.join(map(repr, empty[:20]))}). Add images or remove the class."
@@ -106,11 +110,16 @@ def _read_parts(
     return merged
 
 
-def _read(task: TaskConfig, source: FolderSource | ManifestSource, uri: str, roots: DataRoots) -> _Found:
+def _read(task: TaskConfig, source: _Located, uri: str, roots: DataRoots) -> Found:
     try:
+        match source:
+            case HuggingFaceSource():
+                return read_dataset(source, kind=task.kind, roots=roots)
+            case WebDatasetSource():
+                return read_shards(uri, source, kind=task.kind, roots=roots)
         location = roots.check(uri)
         by_label = list_folder(location, roots) if isinstance(source, FolderSource) else None
-    except (ValueError, PermissionError) as error:
+    except (ValueError, *FAULTS_OF_THE_DATA) as error:
         raise ValueError(f"Task {task.name!r}: {error}") from error
     if isinstance(source, ManifestSource):
         return _read_manifest(task, source, uri, location, roots)
@@ -121,10 +130,10 @@ def _read(task: TaskConfig, source: FolderSource | ManifestSource, uri: str, roo
         )
     if not by_label:
         raise ValueError(f"Task {task.name!r}: {uri!r} has no sub-folder, so no class. Put images in one per class.")
-    return _Found(set(by_label), [((label,), item) for label, items in by_label.items() for item in items])
+    return Found(set(by_label), [((label,), item) for label, items in by_label.items() for item in items])
 
 
-def _read_manifest(task: TaskConfig, source: ManifestSource, uri: str, location: str, roots: DataRoots) -> _Found:
+def _read_manifest(task: TaskConfig, source: ManifestSource, uri: str, location: str, roots: DataRoots) -> Found:
     try:
         content = reader(location, roots)()
     except (*FAULTS_OF_THE_DATA, UnreadableImage) as error:
@@ -155,7 +164,7 @@ def _read_manifest(task: TaskConfig, source: ManifestSource, uri: str, location:
             )
     captions = {key: tuple(caption for row in rows for caption in row.captions) for key, rows in rows_of_image.items()}
     images = [(own, replace(item, captions=captions[item.key])) for own, item in images]
-    return _Found({label for own, _ in images for label in own}, images)
+    return Found.of(images)
 
 
 def _row_location(path: str, manifest: str, roots: DataRoots) -> str:

@@ -23,8 +23,8 @@ from workers.training.results import Progress
 from workers.training.signatures import measure_at, profile
 from workers.training.train import GroupWork, Stopped, check_method, train
 
-ClipCache = dict[tuple[str, str], FrozenCLIP]
-"""One frozen backbone per (backbone config, device) of a process."""
+ClipCache = dict[tuple[str, str, str], FrozenCLIP]
+"""One frozen backbone per (backbone config, state of its files, device) of a process."""
 
 
 def execute(
@@ -39,9 +39,12 @@ def execute(
 ) -> Any:
     """Runs a work to its end and returns what it found as JSON-ready values.
 
-    ValueError where the settings are at fault, DataError where the data are; `Stopped` once everything is checkpointed
-    after `should_stop()` turned true.  `should_stop` is asked again and again while the work is alive.
+    ValueError where the settings are at fault, DataError where the data are, StorageMissing where this machine does not
+    see where results go; `Stopped` once everything is checkpointed after `should_stop()` turned true.  `should_stop` is
+    asked again and again while the work is alive.
     """
+    if work.mark is not None:
+        work.mark.check()
     torch.set_num_threads(work.num_threads)
     began_at = time.time()
     clip = _clip(work, clip_cache, device, log)
@@ -145,6 +148,12 @@ def attempt(run: Callable[[], Any]) -> Outcome:
         return Outcome("failed", error=f"killed at {crash}", fault=FailureClass.INFRASTRUCTURE)
 
 
+def give_back_memory(device: str) -> None:
+    """Lets others on the device have what no tensor needs any more."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def describe(task: TaskData) -> dict[str, Any]:
     """What validation found of a task, as `datasets.json` keeps it; a retrieval task has captions and no classes."""
     return {
@@ -163,9 +172,10 @@ def describe(task: TaskData) -> dict[str, Any]:
 
 
 def _clip(work: Work, clip_cache: ClipCache, device: str, log: Callable[[str], None]) -> FrozenCLIP:
-    key = (work.backbone.model_dump_json(), device)
+    work.backbone.check(work.roots)  # one that is there already was loaded under the roots of its time
+    key = (work.backbone.model_dump_json(), work.backbone.state, device)
     if key not in clip_cache:
-        clip_cache.clear()  # one backbone in memory: a worker serves one job, and a job has one backbone
+        clip_cache.clear()  # one backbone in memory: a worker serves one job at a time, and a job has one backbone
         clip_cache[key] = load_clip(work.backbone, device=device, roots=work.roots)
         log(f"loaded {work.backbone.model} ({work.backbone.precision}) on {device}")
     return clip_cache[key]

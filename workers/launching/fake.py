@@ -123,6 +123,9 @@ class FakeLauncher(Launcher):
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
         """Nothing to do: there is nothing to look into from outside."""
 
+    def show_stage(self, job: str, stage: str) -> None:
+        """Nothing to do: nobody looks into this process from outside."""
+
     def start(self, work: Work) -> FakeRunning:
         running = FakeRunning(work)
         self._started.append(running)

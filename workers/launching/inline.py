@@ -117,6 +117,9 @@ class InlineLauncher(Launcher):
     def announce(self, job: str, attempt: int, groups: Sequence[GroupUnit], *, devices: int = 1) -> None:
         """Nothing to do: nobody looks into this process from outside."""
 
+    def show_stage(self, job: str, stage: str) -> None:
+        """Nothing to do: nobody looks into this process from outside."""
+
     def start(self, work: Work) -> InlineRunning:
         running = InlineRunning(work, self._device, self._replace_thread)
         self._started.append(running)

@@ -71,6 +71,10 @@ class Launcher(ABC):
         """
 
     @abstractmethod
+    def show_stage(self, job: str, stage: str) -> None:
+        """Tells whoever looks from outside what the job is at; called again every few seconds."""
+
+    @abstractmethod
     def start(self, work: Work) -> Running:
         """Begins a work; at most `capacity` may be under way."""
 

@@ -10,13 +10,11 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from ray.util.metrics import Gauge
-
 from workers.launching.board import GroupBoard, Outcome
+from workers.launching.ray_metrics import GroupMetrics
 from workers.training.results import Progress
 
 NAMESPACE = "cohort"
-_TAGS = ("job", "group", "task")
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +28,8 @@ class Group:
         self._board = GroupBoard(group)
         self._stop_requested = False
         self._beats = 0
-        self._loss = Gauge("cohort_loss", "Training loss of a task.", tag_keys=_TAGS)
-        self._score = Gauge("cohort_task_score", "Validation score of a task, 0 to 1.", tag_keys=_TAGS)
-        self._speed = Gauge("cohort_images_per_second", "Training images per second of a group.", tag_keys=_TAGS)
+        self._metrics = GroupMetrics(job, group)
+        self._about = {"job": job, "group": group, "attempt": attempt}
 
     def __repr__(self) -> str:
         return f"Group({self.group}: {', '.join(self.tasks)})"
@@ -40,19 +37,17 @@ class Group:
     def report(self, progress: Progress) -> None:
         """Called by the device worker."""
         self._beats += 1
-        log.info(self._board.report(progress))
-        for task, value in progress.losses.items():
-            self._loss.set(value, self._tags(task))
-        for task, value in progress.scores.items():
-            self._score.set(value, self._tags(task))
-        self._speed.set(progress.images_per_second, self._tags("all"))
+        log.info(self._board.report(progress), extra=self._about)
+        self._metrics.show(progress)
 
     def log(self, text: str) -> None:
         """Called by the device worker: a line for the group's log."""
-        log.info(self._board.log(text))
+        log.info(self._board.log(text), extra=self._about)
 
     def take(self) -> tuple[list[Progress], list[str]]:
-        """Called by the driver: what is new."""
+        """Called by the driver, again and again while the group's work goes on: what is new."""
+        if self._board.latest is not None:
+            self._metrics.show(self._board.latest)
         return self._board.take()
 
     def state(self) -> dict[str, Any]:
@@ -102,9 +97,6 @@ class Group:
     def _begin(self) -> None:
         """Wishes and signs of life of an earlier try are none of this one, which may have to wait for its devices."""
         self._stop_requested, self._beats = False, 0
-
-    def _tags(self, task: str) -> dict[str, str]:
-        return {"job": self.job, "group": self.group, "task": task}
 
 
 def group_actor_name(job: str, group: str) -> str:

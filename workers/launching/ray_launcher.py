@@ -1,7 +1,8 @@
 """Runs works on Ray: device workers that compute, and one named actor per group that tells.
 
-Everything started here belongs to the driver's Ray job and ends with it.  A group over several devices is handed to
-its own actor, which starts a Ray Train run; all other works go to device workers that keep their backbone.
+A group over several devices is handed to its own actor, which starts a Ray Train run; all other works go to device
+workers that keep their backbone.  Everything started here belongs to the driver's Ray job and ends with it, but for
+warm workers: those that are healthy are given back, and others' free ones give way where devices are short.
 """
 
 import importlib.util
@@ -9,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from secrets import token_hex
 from typing import Any
 
 import ray
@@ -16,25 +18,41 @@ from ray._private.state import state as cluster_state
 from ray.exceptions import ActorAlreadyExistsError
 
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
+from workers.launching.placement import beside_me
 from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
+from workers.launching.ray_metrics import StageMetrics
 from workers.launching.ray_running import Actor, RayRunning
+from workers.launching.ray_warm import Warmth, WarmWorkers, end_free, end_orphans, retire
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, SearchWork, Work
 
 DRAIN_POLL_SECONDS = 5.0
 """Between two looks for machines that are about to be taken away."""
+ROOM_SECONDS = 1.0
+"""Between two looks for free workers that others could give way to."""
+PATIENCE_SECONDS = 10.0
+"""How long a worker waits beside devices that seem to suffice; after that, all free ones give way to it."""
 
 
 class _Worker:
     """A device worker's process, which may still wait for its device."""
 
-    def __init__(self, actor: Actor) -> None:
-        self.actor = actor
-        self._ready = actor.__ray_ready__.remote()
+    def __init__(self, actor: Actor, name: str = "", *, started: bool = False) -> None:
+        """`name`: of a warm one, which is claimed."""
+        self.actor, self.name = actor, name
+        self._ready = None if started else actor.__ray_ready__.remote()
 
     def has_started(self) -> bool:
-        return bool(ray.wait([self._ready], timeout=0)[0])
+        if self._ready is not None and ray.wait([self._ready], timeout=0)[0]:
+            self._ready = None
+        return self._ready is None
+
+    def end(self) -> None:
+        if self.name:
+            retire(self.name)
+        else:
+            ray.kill(self.actor)
 
 
 class RayLauncher(Launcher):
@@ -48,6 +66,7 @@ class RayLauncher(Launcher):
         num_threads: int = 1,
         gpus_per_worker: float = 1.0,
         devices: int | None = None,
+        warmth: Warmth | None = None,
         address: str = "auto",
     ) -> None:
         """
@@ -56,6 +75,7 @@ class RayLauncher(Launcher):
             max_device_workers: most workers at a time on CPU; GPUs are all used.
             gpus_per_worker: share of one GPU, at most 1.
             devices: most device workers at a time, of any kind; None: no such limit.
+            warmth: for whom workers are kept in the end; None: for nobody.
             address: the cluster, unless this process is connected already.
         """
         if not ray.is_initialized():
@@ -65,12 +85,21 @@ class RayLauncher(Launcher):
         self._max_device_workers = max_device_workers
         self._devices = math.inf if devices is None else devices
         self._device = self._resolve(device)
+        self._warm: WarmWorkers | None = None
+        if warmth is not None:
+            share = gpus_per_worker if self._device == "cuda" else 0.0
+            self._warm = WarmWorkers(warmth, device=self._device, num_threads=num_threads, share=share)
+        end_orphans()
         self._idle: list[_Worker] = []
         self._busy: list[tuple[_Worker, RayRunning]] = []
         self._groups: dict[str, Actor] = {}
-        self._numbers = itertools.count()
-        self._is_warm = False
-        self._looked_for_drains_at = 0.0
+        self._stage = StageMetrics()
+        self._unlike: list[tuple[RayRunning, int]] = []
+        """Works that are no device worker's, and how many devices each wants."""
+        self._token, self._numbers = token_hex(8), itertools.count()
+        self._has_workers = False
+        self._looked_for_drains_at = self._looked_for_room_at = 0.0
+        self._waits_since: float | None = None
 
     def capacity(self, devices: int = 1) -> int:
         present = self._present(self._device)
@@ -97,24 +126,28 @@ class RayLauncher(Launcher):
             if unit.id not in self._groups:
                 self._groups[unit.id] = _create_group(job, attempt, unit, devices)
 
+    def show_stage(self, job: str, stage: str) -> None:
+        self._stage.show(job, stage)
+
     def start(self, work: Work) -> RayRunning:
         if isinstance(work, SearchWork):
             return self._start_search(work)
         if work.devices == 1:
-            self._warm_up()  # before the groups' actors, which can wait: nothing computes until a worker is there
+            self._get_workers()  # before the groups' actors, which can wait: nothing computes until a worker is there
         self.announce(work.job, work.attempt, work.groups, devices=work.devices)
         groups = {unit.id: self._groups[unit.id] for unit in work.groups}
         if work.devices > 1:
             return self._start_ranks(work, groups)
         self._collect_idle()
         self._idle.sort(key=_Worker.has_started)
-        worker = self._idle.pop() if self._idle else self._create_worker()
+        worker = self._idle.pop() if self._idle else self._find_worker()
         running = RayRunning(work, f"{self._device} worker", groups)
         self._assign(running, worker)
         return running
 
     def wait(self, running: Sequence[Running], seconds: float) -> None:
         self._move_to_free_workers()
+        self._press_for_room()
         self._leave_draining_nodes()
         results = [each.result for each in running if isinstance(each, RayRunning)]
         if results:
@@ -123,18 +156,26 @@ class RayLauncher(Launcher):
             time.sleep(seconds)
 
     def close(self) -> None:
-        workers = [*self._idle, *(worker for worker, _ in self._busy)]
-        for actor in [*(worker.actor for worker in workers), *self._groups.values()]:
-            ray.kill(actor)
+        self._collect_idle()
+        for worker in self._idle:
+            if self._warm is not None and worker.has_started():
+                self._warm.give_back(worker.name)
+            else:
+                worker.end()
+        for worker, _ in self._busy:
+            worker.end()
+        for group in self._groups.values():
+            ray.kill(group)
         self._idle, self._busy, self._groups = [], [], {}
 
     def _assign(self, running: RayRunning, worker: _Worker) -> None:
-        actor, number = worker.actor, next(self._numbers)
+        actor, order = worker.actor, f"{self._token}-{next(self._numbers)}"
+        claim = self._warm.claim if self._warm is not None else None
         running.runs_on(
             actor,
-            actor.run.remote(number, running.work, running.groups),
-            stop=lambda: actor.stop.remote(number),
-            end=lambda: ray.kill(actor),
+            actor.run.remote(order, running.work, running.groups, claim),
+            stop=lambda: actor.stop.remote(order),
+            end=worker.end,
             revive=lambda group: self._revive(running.work, group, actor),
         )
         self._busy.append((worker, running))
@@ -167,6 +208,7 @@ class RayLauncher(Launcher):
     def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
         assert len(groups) == 1, "a work over several devices holds one group"
         self._release_idle()  # their devices are needed by the ranks
+        self._make_room(work.devices, share=1.0)
         (group,) = groups.values()
         running = RayRunning(work, f"{work.devices} {self._device} ranks", groups)
         running.runs_on(
@@ -175,6 +217,7 @@ class RayLauncher(Launcher):
             stop=group.request_stop.remote,
             end=lambda: self._end_group(work.groups[0]),
         )
+        self._unlike.append((running, work.devices))
         return running
 
     def _start_search(self, work: SearchWork) -> RayRunning:
@@ -184,6 +227,7 @@ class RayLauncher(Launcher):
         (unit,) = work.groups
         group = self._groups[unit.id]
         at_once = min(work.search.max_concurrent or self.capacity(), self.capacity())
+        self._make_room(at_once)
         resources: dict[str, float] = {"cpu": self.num_threads}
         if self._device == "cuda":
             resources["gpu"] = self._gpus_per_worker
@@ -194,20 +238,21 @@ class RayLauncher(Launcher):
             stop=group.request_stop.remote,
             end=lambda: self._end_group(unit),
         )
+        self._unlike.append((running, at_once))
         return running
 
     def _release_idle(self) -> None:
         """Ends the workers that have nothing to do; the next work for a worker starts them anew."""
         self._collect_idle()
         for worker in self._idle:
-            ray.kill(worker.actor)
-        self._idle, self._is_warm = [], False
+            worker.end()
+        self._idle, self._has_workers = [], False
 
-    def _warm_up(self) -> None:
+    def _get_workers(self) -> None:
         """Lets every worker start while the first one works, so that training finds them with torch loaded."""
-        if not self._is_warm:
-            self._idle += [self._create_worker() for _ in range(self.capacity())]
-            self._is_warm = True
+        if not self._has_workers:
+            self._idle += [self._find_worker() for _ in range(self.capacity())]
+            self._has_workers = True
 
     def _collect_idle(self) -> None:
         """Takes back the workers whose work has ended; one that is spoilt is replaced when next needed."""
@@ -215,7 +260,7 @@ class RayLauncher(Launcher):
         self._busy = [(worker, running) for worker, running in self._busy if not running.has_ended]
         for worker, running in ended:
             if running.is_spoilt:
-                ray.kill(worker.actor)
+                worker.end()
             else:
                 self._idle.append(worker)
 
@@ -230,13 +275,57 @@ class RayLauncher(Launcher):
             if free is not None and not worker.has_started():
                 self._idle.remove(free)
                 self._busy.remove((worker, running))
-                ray.kill(worker.actor)
+                worker.end()
                 self._assign(running, free)
 
-    def _create_worker(self) -> _Worker:
+    def _press_for_room(self) -> None:
+        """Lets free workers give way to what waits for a device."""
+        self._unlike = [(running, devices) for running, devices in self._unlike if not running.has_begun]
+        starting = [*self._idle, *(worker for worker, _ in self._busy)]
+        waiting = sum(not worker.has_started() for worker in starting) + sum(devices for _, devices in self._unlike)
+        now = time.monotonic()
+        if not waiting:
+            self._waits_since = None
+            return
+        self._waits_since = self._waits_since or now
+        if now - self._looked_for_room_at < ROOM_SECONDS:
+            return
+        self._looked_for_room_at = now
+        if now - self._waits_since > PATIENCE_SECONDS:  # what is free may lie in parts on several machines
+            end_free()
+        else:
+            self._make_room(waiting)
+
+    def _make_room(self, workers: int, *, share: float | None = None) -> None:
+        """Ends as many free workers as it takes for so many more to find a device.  `share`: of a GPU, for each."""
+        left = ray.available_resources()
+        room = left.get("CPU", 0.0) / self.num_threads
+        if self._device == "cuda":
+            room = min(room, left.get("GPU", 0.0) / (share or self._gpus_per_worker))
+        if workers > room:
+            end_free(workers - int(room))
+
+    def _find_worker(self) -> _Worker:
+        """A warm one, or else a new one."""
+        if self._warm is None:
+            self._make_room(1)
+            return self._create_worker("")
+        if (found := self._warm.take()) is not None:
+            name, actor = found
+            return _Worker(actor, name, started=True)
+        if self._devices < math.inf:
+            self._warm.end_free_of_tenant()
+        self._make_room(1)
+        return self._create_worker(self._warm.new())
+
+    def _create_worker(self, name: str) -> _Worker:
+        """`name`: of one that outlives this driver; empty: it does not."""
         threads = str(self.num_threads)
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        resources = {"num_gpus": self._gpus_per_worker} if self._device == "cuda" else {}
+        options: dict[str, Any] = {"num_gpus": self._gpus_per_worker} if self._device == "cuda" else {}
+        if name:
+            options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached"}
+        kept = (name, self._warm.seconds) if name and self._warm is not None else None
         actor: Actor = (
             ray.remote(DeviceWorker)
             .options(
@@ -244,11 +333,11 @@ class RayLauncher(Launcher):
                 max_concurrency=3,
                 max_restarts=0,
                 runtime_env={"env_vars": env},
-                **resources,
+                **options,
             )
-            .remote(self._device)
+            .remote(self._device, kept)
         )
-        return _Worker(actor)
+        return _Worker(actor, name)
 
     def _resolve(self, device: str) -> str:
         if device == "auto":
@@ -273,9 +362,13 @@ def _unit(device: str) -> str:
 
 
 def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Actor:
-    """One named actor.  Creating it is the fence: Ray refuses a name that is taken."""
+    """One named actor, beside its driver: it computes nothing, and a machine with GPUs is not kept for it.
+
+    Creating it is the fence: Ray refuses a name that is taken.
+    """
     name = group_actor_name(job, unit.id)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "name": name, "namespace": NAMESPACE}
+    options["scheduling_strategy"] = beside_me()
     if devices > 1 or unit.kind == "search":
         # run_ranks and run_search block one slot while others report and the driver takes; Ray Train and Tune read
         # these when they start, and Train's default of one look at the ranks every two seconds is slow beside a

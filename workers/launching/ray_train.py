@@ -19,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from workers.failures import FailureClass, classify
 from workers.launching.board import Outcome
 from workers.launching.execute import ClipCache, attempt, execute
+from workers.launching.placement import beside_me
 from workers.launching.ray_group import NAMESPACE, group_actor_name
 from workers.launching.ray_storage import ray_storage
 from workers.launching.work import PassWork
@@ -36,7 +37,7 @@ def train_on_ranks(work: PassWork, job: str, group: str, device: str) -> Outcome
     directory = work.directories[group]
     make_folder(directory)
     notes = directory / "ray-train"
-    outcomes: Any = ray.remote(RankOutcomes).options(num_cpus=0).remote()
+    outcomes: Any = ray.remote(RankOutcomes).options(num_cpus=0, scheduling_strategy=beside_me()).remote()
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"work": work, "job": job, "group": group, "device": device, "outcomes": outcomes},

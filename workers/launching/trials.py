@@ -121,6 +121,7 @@ def trial_passes(work: SearchWork, number: int, setting: Mapping[str, Value]) ->
             roots=work.roots,
             cache_dir=work.cache_dir,
             num_threads=work.num_threads,
+            mark=work.mark,
             fingerprints=work.fingerprints,
             training=training,
             directories={unit.id: scratch / unit.id for unit in members},

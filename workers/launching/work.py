@@ -7,15 +7,18 @@ and no wish: whoever runs it passes `should_stop` and `report` beside it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from workers.clip.config import BackboneConfig
 from workers.data.config import TaskConfig
 from workers.data.roots import DataRoots
-from workers.launching.cost_model import CostModel
 from workers.launching.search_config import SearchConfig
 from workers.methods.config import MethodConfig, MmAPConfig
+from workers.storage_mark import StorageMark
 from workers.training.config import ProfileConfig, TrainConfig
+
+if TYPE_CHECKING:  # it brings SciPy, which device workers and the first stages of a job do not need
+    from workers.launching.cost_model import CostModel
 
 Kind = Literal["validate", "shared", "measure", "search", "plan", "all", "alone", "zero_shot", "trial", "estimate"]
 """What a group is for: stages of one unit each, the plan's groups, the three baselines, short trials of groups, and
@@ -46,7 +49,7 @@ class GroupUnit:
         per_step = self.images_per_step if self.seconds_per_step is None else self.seconds_per_step
         return float(self.num_steps * per_step or 1)
 
-    def priced(self, model: CostModel | None) -> "GroupUnit":
+    def priced(self, model: "CostModel | None") -> "GroupUnit":
         """The same unit, at the model's price.  Units are comparable if all or none of them have one."""
         if model is None or not self.num_steps:
             return self
@@ -75,6 +78,8 @@ class Work:
     faults: str = ""
     """Faults that are made to happen in the process that does the work (`workers.faults`)."""
     faults_ledger: Path | None = None
+    mark: StorageMark | None = None
+    """What the machine that does the work must see where results go; None: nothing to look for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ class Progress:
     """Latest validation loss, per task; empty until the first validation."""
     images_per_second: float
     lr: float
+    device_bytes: int = 0
+    """Memory that the process holds on its device; on CPU, of the machine's."""
     warnings: tuple[tuple[str, str], ...] = ()
     """What the user should hear of, once each: (kind of event, sentence)."""
 

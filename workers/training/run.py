@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,7 @@ class GroupRun:
             val_losses=dict(self.val_losses),
             images_per_second=self.step * self.images_per_step / self.seconds if self.seconds else 0.0,
             lr=self.lr,
+            device_bytes=_held_bytes(self._clip.device),
             warnings=warnings,
         )
 
@@ -304,6 +306,12 @@ class GroupRun:
                 _, index, key = name.split("/")
                 state.setdefault(int(index), {})[key] = value
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+
+
+def _held_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _build_optimizer(parameters: list[torch.Tensor], config: TrainSettings) -> torch.optim.Optimizer:

