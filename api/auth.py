@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
-from api.context import ControlPlaneOf
+from api.context import ControlPlaneOf, asked
 from api.problems import Forbidden, ForeignOrigin, TooManyRequests, Unauthorized
 from service.control_plane import ControlPlane
 from service.errors import JobNotFound
@@ -48,13 +48,13 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
-def authenticate(
+async def authenticate(
     request: Request,
     control_plane: ControlPlaneOf,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
     """Whose request it is.  Unauthorized, ForeignOrigin, TooManyRequests."""
-    request.state.principal = principal = _principal(request, control_plane, bearer)
+    request.state.principal = principal = await _principal(request, control_plane, bearer)
     limit(request, principal.key)
     return principal
 
@@ -74,10 +74,14 @@ def limit(request: Request, key: str | None) -> None:
 PrincipalOf = Annotated[Principal, Depends(authenticate)]
 
 
-def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
+async def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
     """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
-    require(principal, Role.VIEWER if request.method in _LOOKING else Role.SUBMITTER)
-    job_id = request.path_params.get("job_id")
+    await asked(request, admit, principal, control_plane, request.method, request.path_params.get("job_id"))
+
+
+def admit(principal: Principal, control_plane: ControlPlane, method: str, job_id: str | None) -> None:
+    """What `guard` looks at, of a request whose parts are given."""
+    require(principal, Role.VIEWER if method in _LOOKING else Role.SUBMITTER)
     if job_id is not None and not principal.sees(control_plane.store.tenant_of(job_id)):
         raise JobNotFound(f"There is no job {job_id!r:.60}.")
 
@@ -91,27 +95,33 @@ def require(principal: Principal, role: Role) -> None:
         )
 
 
-def operate(principal: PrincipalOf) -> None:
+async def operate(principal: PrincipalOf) -> None:
     """Lets operators and admins pass.  Forbidden."""
     require(principal, Role.OPERATOR)
 
 
-def administer(principal: PrincipalOf) -> None:
+async def administer(principal: PrincipalOf) -> None:
     """Lets admins pass.  Forbidden."""
     require(principal, Role.ADMIN)
 
 
-def _principal(request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None) -> Principal:
+async def _principal(
+    request: Request, control_plane: ControlPlane, bearer: HTTPAuthorizationCredentials | None
+) -> Principal:
     if control_plane.settings.no_auth:
         return own_machine(request)
     key = bearer.credentials if bearer is not None else _basic_password(request)
-    if key is None and request.method in _LOOKING and (session := request.app.state.sessions.read(request)) is not None:
+    if (
+        key is None
+        and request.method in _LOOKING
+        and (session := await asked(request, request.app.state.sessions.read, request)) is not None
+    ):
         return session.principal
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
         raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
-    info = control_plane.store.check_key(key)
+    info = await asked(request, control_plane.store.check_key, key)
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
     return Principal(info.tenant, info.role, info.name, info.prefix)

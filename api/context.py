@@ -1,14 +1,21 @@
 """What routes are handed: the control plane of their app, its views, and the body of a job description."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+import anyio.to_thread
 from fastapi import Depends, Request
 
 from api.problems import BodyTooLarge, UnsupportedBody
 from service.control_plane import ControlPlane
 from service.reading import MAX_BYTES
 from service.views import Views
+
+T = TypeVar("T")
+
+READERS = 2
+"""Threads for short questions to the store."""
 
 _JSON = {"application/json"}
 _YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/vnd.yaml"}
@@ -23,11 +30,11 @@ class JobText:
     """It was announced as JSON."""
 
 
-def control_plane(request: Request) -> ControlPlane:
+async def control_plane(request: Request) -> ControlPlane:  # async: a plain function would take a thread
     return request.app.state.control_plane
 
 
-def views(request: Request) -> Views:
+async def views(request: Request) -> Views:
     return request.app.state.views
 
 
@@ -54,6 +61,15 @@ async def body(request: Request, limit: int) -> bytes:
                 "Of a job, name a manifest per task instead of long lists of classes."
             )
     return bytes(found)
+
+
+async def asked(request: Request, question: Callable[..., T], *given: Any) -> T:
+    """The answer to a short question to the store, from one of the few threads that ask those.
+
+    More threads are slower: SQLite lets go of the interpreter between any two rows, and each wants it back.  They are
+    not those of the routes, so that whoever waits for something long keeps nobody from looking.
+    """
+    return await anyio.to_thread.run_sync(question, *given, limiter=request.app.state.readers)
 
 
 ControlPlaneOf = Annotated[ControlPlane, Depends(control_plane)]

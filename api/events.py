@@ -17,6 +17,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 
 from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, ViewsOf
+from api.tails import PAGE, Tails, told
 from service import wire
 from service.store import Store
 from service.views import Views
@@ -25,7 +26,6 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
 
 HEARTBEAT_SECONDS = 15.0
 KEY_CHECK_SECONDS = 10.0  # so long a stream outlives the key that opened it
-_PAGE = 500
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A page, or with `Accept: text/event-stream` a stream whose `data` are events, ended by `end`.",
@@ -42,7 +42,7 @@ async def events(
     control_plane: ControlPlaneOf,
     views: ViewsOf,
     after: Annotated[int, Query(ge=0, lt=2**31, description="Only events with a higher number.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=5000, description="Events per page; a stream has no limit.")] = _PAGE,
+    limit: Annotated[int, Query(ge=1, le=5000, description="Events per page; a stream has no limit.")] = PAGE,
     last_event_id: Annotated[int | None, Header(ge=0, lt=2**31, description="For streams; wins over `after`.")] = None,
 ) -> Any:
     """Events, oldest first.
@@ -59,9 +59,10 @@ async def events(
             job_id,
             control_plane.store,
             views,
+            request.app.state.tails,
             key=principal.key,
             after=after if last_event_id is None else last_event_id,
-            poll_seconds=control_plane.settings.poll_seconds,
+            patience=control_plane.settings.poll_seconds,
             closing=request.app.state.closing,
         ),
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
@@ -72,35 +73,41 @@ async def _stream(
     job_id: str,
     store: Store,
     views: Views,
+    tails: Tails,
     *,
     key: str | None,
     after: int,
-    poll_seconds: float,
+    patience: float,
     closing: threading.Event,
 ) -> AsyncIterator[bytes]:
-    """Looks for events until the job has finished and all are told, the key ends, or this process shuts down."""
+    """Events until the job has finished and all are told, the key ends, or this process shuts down.
+
+    `patience`: seconds after which it looks at the latter two, when nothing happens.
+    """
     heard = checked = time.monotonic()
-    while not closing.is_set():
-        if key is not None and time.monotonic() - checked >= KEY_CHECK_SECONDS:
-            if not await anyio.to_thread.run_sync(store.key_works, key):
+    async with tails.listen(job_id, after) as tail:
+        while not closing.is_set():
+            if key is not None and time.monotonic() - checked >= KEY_CHECK_SECONDS:
+                if not await anyio.to_thread.run_sync(store.key_works, key):
+                    return
+                checked = time.monotonic()
+            chunks = tail.take(after)
+            if chunks is None:  # from before the others began to listen
+                page = await anyio.to_thread.run_sync(partial(views.events, job_id, after=after, limit=PAGE))
+                chunks = [told(event) for event in page.events]
+            for chunk in chunks:
+                yield chunk
+            after += len(chunks)  # they count without gaps
+            if chunks:
+                heard = time.monotonic()
+            elif tail.end is not None:
+                yield tail.end
                 return
-            checked = time.monotonic()
-        # the state first: events of a job that is finished by now are all in the page that is read after it
-        job = await anyio.to_thread.run_sync(store.get_job, job_id)
-        page = await anyio.to_thread.run_sync(partial(views.events, job_id, after=after, limit=_PAGE))
-        for event in page.events:
-            yield format_sse_event(data_str=event.model_dump_json(), event=event.kind, id=str(event.seq))
-            after = event.seq
-        if page.events:
-            heard = time.monotonic()
-            continue
-        if job.is_finished:
-            yield format_sse_event(data_str=views.job(job).model_dump_json(include={"id", "state"}), event="end")
-            return
-        if time.monotonic() - heard >= HEARTBEAT_SECONDS:
-            yield format_sse_event(comment="still here")
-            heard = time.monotonic()
-        await anyio.sleep(poll_seconds)
+            elif time.monotonic() - heard >= HEARTBEAT_SECONDS:
+                yield format_sse_event(comment="still here")
+                heard = time.monotonic()
+            else:
+                await tail.wait(patience)
 
 
 @router.get("/groups/{group}/logs", summary="A group's log", response_class=Response)

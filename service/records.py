@@ -42,13 +42,15 @@ def _spec(text: str) -> JobSpec:  # specs are immutable, and a job's is read on 
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request over many tasks, and where it stands."""
+class JobLine:
+    """One request over many tasks, and where it stands; all but the request itself."""
 
     id: str
     name: str
     tenant: str
-    spec: JobSpec
+    num_tasks: int
+    method: str
+    """The kind of what is trained."""
     state: JobState
     desired: Desired
     attempt: int
@@ -103,12 +105,14 @@ class Job:
         return self.state in ACTIVE
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: Row, **more: Any) -> Self:
         return cls(
+            **more,
             id=row["id"],
             name=row["name"],
             tenant=row["tenant"],
-            spec=_spec(row["spec"]),
+            num_tasks=row["num_tasks"],
+            method=row["method"],
             state=JobState(row["state"]),
             desired=Desired(row["desired"]),
             attempt=row["attempt"],
@@ -139,6 +143,17 @@ class Job:
             state_since=at(row["state_since"]),
             desired_since=at(row["desired_since"]),
         )
+
+
+@dataclass(frozen=True)
+class Job(JobLine):
+    """One request over many tasks, and where it stands."""
+
+    spec: JobSpec
+
+    @classmethod
+    def of(cls, row: Row, **more: Any) -> Self:
+        return super().of(row, spec=_spec(row["spec"]), **more)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,19 @@ from service.lifecycle_rows import LifecycleRows, read_job
 from service.queue_rows import QueueRows
 from service.quotas import check_priority
 from service.reading import quoted
-from service.records import Event, Group, Job, KeyInfo, Metric, PlanRow, Purpose, ResultRow, Wish, submission_id
+from service.records import (
+    Event,
+    Group,
+    Job,
+    JobLine,
+    KeyInfo,
+    Metric,
+    PlanRow,
+    Purpose,
+    ResultRow,
+    Wish,
+    submission_id,
+)
 from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
 from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState, Verb
@@ -90,6 +102,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
                         priority = self._highest_priority(connection, tenant, priority)
                     self._check_quota(connection, tenant, priority, stores=purpose == "train")
                     values: dict[str, Any] = {"name": spec.name, "tenant": tenant, "spec": text, "purpose": purpose}
+                    values |= {"num_tasks": len(spec.tasks), "method": spec.method.kind}
                     values |= {"priority": priority}
                     values |= {"parent": parent, "parent_plan": parent_plan, "retry_of": retry_of}
                     job = self._insert_job(connection, values, f"Accepted with {len(spec.tasks)} task(s){origin}.")
@@ -132,13 +145,14 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
         deleted: bool = False,
         after: str | None = None,
         limit: int = 50,
-    ) -> tuple[list[Job], str | None]:
+    ) -> tuple[list[JobLine], str | None]:
         """Jobs, newest first, and the cursor of the next page (None: this was the last).  `tenant` None: of all.
 
         Those that are neither archived nor deleted; or the archived ones; or the deleted ones.
         """
         jobs = tables.jobs
-        query = select(jobs).where(jobs.c.purpose == purpose, jobs.c.purged_at.is_(None))
+        lines = (column for column in jobs.c if column is not jobs.c.spec)
+        query = select(*lines).where(jobs.c.purpose == purpose, jobs.c.purged_at.is_(None))
         query = query.where(jobs.c.deleted_at.is_not(None) if deleted else jobs.c.deleted_at.is_(None))
         if not deleted:
             query = query.where(jobs.c.archived_at.is_not(None) if archived else jobs.c.archived_at.is_(None))
@@ -154,7 +168,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
         if state is not None:
             query = query.where(jobs.c.state == JobState(state))
         with self.read() as connection:
-            found = [Job.of(row) for row in connection.execute(query).mappings()]
+            found = [JobLine.of(row) for row in connection.execute(query).mappings()]
         return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     def count_by_state(self) -> dict[JobState, int]:

@@ -38,6 +38,8 @@ jobs = Table(
     Column("name", String(64), nullable=False),
     Column("tenant", String(64), nullable=False),
     Column("spec", Text, nullable=False),
+    Column("num_tasks", Integer, nullable=False, server_default="0"),  # what listings show of the spec, which is long
+    Column("method", String(32), nullable=False, server_default=""),
     Column("state", String(24), nullable=False),
     Column("state_since", Float, nullable=False),
     Column("desired", String(8), nullable=False),

@@ -13,7 +13,7 @@ from service.errors import PlanNotFound
 from service.gains import read_gains
 from service.plan_views import plan_facts, similarity, task_reasons
 from service.queue_views import QueueViews
-from service.records import Job, standing_plan
+from service.records import Job, JobLine, standing_plan
 from service.settings import Settings
 from service.store import Store
 from workers.data.config import METRICS
@@ -171,12 +171,10 @@ class Views:
             return None
 
 
-def _summary(job: Job) -> wire.JobSummary:
+def _summary(job: JobLine) -> wire.JobSummary:
     same = ("id", "name", "tenant", "state", "desired", "reason", "attempt", "created_at", "started_at", "finished_at")
-    same += ("priority", "failure", "archived_at", "deleted_at")
-    return wire.JobSummary(
-        **{name: getattr(job, name) for name in same}, num_tasks=len(job.spec.tasks), method=job.spec.method.kind
-    )
+    same += ("priority", "failure", "archived_at", "deleted_at", "num_tasks", "method")
+    return wire.JobSummary(**{name: getattr(job, name) for name in same})
 
 
 def _planned(group: dict[str, Any], now: Any) -> wire.Group:

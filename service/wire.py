@@ -4,10 +4,11 @@ Torch-free, SQL-free and small, so that a client starts at once.  The docstrings
 A newer service may send fields that an older client does not know: they are ignored.
 """
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from service.message import Message
 from service.spec import JobSpec
@@ -73,10 +74,14 @@ class Plan(Message):
     """When a person, or the job's settings, approved it."""
 
 
+def _as_it_is(spec: Any, check: Callable[[Any], JobSpec]) -> JobSpec:
+    return spec if isinstance(spec, JobSpec) else check(spec)
+
+
 class Job(JobSummary):
     """One request over many tasks, and where it stands."""
 
-    spec: JobSpec
+    spec: Annotated[JobSpec, WrapValidator(_as_it_is)]  # one that was accepted is not judged again on every look
     """The job as it was understood, defaults filled in."""
     parent: str | None
     """The finished job that this one goes on from."""

@@ -1,6 +1,7 @@
 """What every room's tests may use: a tiny CLIP with random weights, and small folders of real image files."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,31 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_clip(tiny_clip_dir: Path) -> FrozenCLIP:
     """The tiny CLIP, loaded and frozen in fp32."""
     return load_clip(BackboneConfig(model=f"local-dir:{tiny_clip_dir}"))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of our own on this machine, for as long as a module's tests need it: a process has one at a time."""
+    import ray  # only what is tested with it pays for it
+
+    from workers.launching.ray_group import NAMESPACE
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            namespace=NAMESPACE,
+            include_dashboard=True,
+            dashboard_port=port,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()
 
 
 def _write_task(folder: Path, classes: dict[str, int], *, seed: int) -> Path:

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from api.auth import guard, limit, own_machine
+from api.auth import admit, limit, own_machine
 from api.context import ControlPlaneOf, body
 from api.problems import RequestError, status_of
 from service import report_text, scores
@@ -72,7 +72,7 @@ Known = Annotated[Principal, Depends(known)]
 
 def may_be_here(request: Request, principal: Known, control_plane: ControlPlaneOf) -> Principal:
     """Who may see this page's job, and send its forms.  JobNotFound, Forbidden."""
-    guard(request, principal, control_plane)
+    admit(principal, control_plane, request.method, request.path_params.get("job_id"))
     return principal
 
 

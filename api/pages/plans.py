@@ -1,6 +1,6 @@
 """The plans of a job: looked at, asked for, compared, approved, run."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
@@ -76,7 +76,7 @@ def run(job_id: str, number: Number, request: Request, control_plane: ControlPla
     return see(request, f"/jobs/{job.id}")
 
 
-def _possible(frame: Frame) -> dict[str, bool]:
+def _possible(frame: Frame) -> dict[str, Any]:
     """What can be done with a plan of this job now."""
     job, steers = frame.job, frame.steers
     trains = STAGE_OF.get(job.state) in _PAST_PLANS or any(stage in job.stage_times for stage in _PAST_PLANS)

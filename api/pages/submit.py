@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
 
-from api.auth import guard, require
+from api.auth import admit, require
 from api.context import ControlPlaneOf, ViewsOf
 from api.pages.frame import FrameOf
 from api.pages.page import Form, Visitor, page_router, render, see
@@ -41,8 +41,7 @@ def submit_page(
     """An empty form, or the description of another job to change."""
     require(principal, Role.SUBMITTER)
     if like:
-        request.path_params["job_id"] = like  # seen by whoever may see that job
-        guard(request, principal, control_plane)
+        admit(principal, control_plane, request.method, like)
         return _page(request, "yaml", {"text": spec_yaml(views.job(like).spec)})
     if way == "yaml":
         return _page(request, "yaml", {"text": _START})

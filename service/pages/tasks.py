@@ -1,6 +1,6 @@
 """The table of a job's tasks: what each scored, and how far that is from its baselines; filtered, sorted, in pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -70,7 +70,7 @@ def task_page(
     )
 
 
-def _row(scores: wire.Comparison, group: str | None, gains: dict[tuple[str | None, str], Gain]) -> TaskRow:
+def _row(scores: wire.Comparison, group: str | None, gains: dict[tuple[str, str], Gain]) -> TaskRow:
     own = {way: gains[scores.task, way] for way in WAYS if (scores.task, way) in gains}
     return TaskRow(scores, group, _differences(scores), own)
 
@@ -82,7 +82,7 @@ def _differences(scores: wire.Comparison) -> dict[str, float | None]:
     return {way: difference(getattr(scores, way)) for way in WAYS}
 
 
-def _mean(metric: str, rows: Sequence[wire.Comparison], gains: dict[tuple[str, str], Gain]) -> TaskRow:
+def _mean(metric: str, rows: Sequence[wire.Comparison], gains: Mapping[tuple[str, str], Gain]) -> TaskRow:
     """Means over tasks that have every value: two columns are only comparable over the same tasks."""
 
     def mean(way: str) -> float | None:
@@ -91,7 +91,12 @@ def _mean(metric: str, rows: Sequence[wire.Comparison], gains: dict[tuple[str, s
 
     ways = {way: mean(way) for way in (*WAYS, "grouped")}
     scores = wire.Comparison(task=str(len(rows)), metric=metric, group=None, **ways)
-    own = {way: gains[name, way] for way in WAYS for name in (metric, PER_IMAGE.get(metric)) if (name, way) in gains}
+    own = {
+        way: gains[name, way]
+        for way in WAYS
+        for name in (metric, PER_IMAGE.get(metric, metric))
+        if (name, way) in gains
+    }
     return TaskRow(scores, None, _differences(scores), own)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from api.events import _stream
+from api.tails import Tails
 from service.spec import parse_spec
 from service.views import Views
 from tests.api.conftest import SPEC, make_control_plane
@@ -19,6 +20,7 @@ CLIENTS, EVENTS = 25, 150
 def test_five_hundred_breaks_at_any_event_leave_no_gap_and_no_repetition(tmp_path: Path) -> None:
     control_plane = make_control_plane(tmp_path)
     store, views = control_plane.store, Views(control_plane.store, control_plane.settings)
+    tails = Tails(store, views, 0.01)
     job = store.create_job(parse_spec(SPEC))[0].id
     heard: list[list[int]] = [[] for _ in range(CLIENTS)]
     breaks = 0
@@ -32,9 +34,10 @@ def test_five_hundred_breaks_at_any_event_leave_no_gap_and_no_repetition(tmp_pat
                 job,
                 store,
                 views,
+                tails,
                 key=None,
                 after=seqs[-1] if seqs else 0,
-                poll_seconds=0.01,
+                patience=0.01,
                 closing=threading.Event(),
             )
             wanted = rng.randint(0, 10)

@@ -25,7 +25,8 @@ def job(**fields: Any) -> JobSpec:
 
 def machine(**fields: Any) -> NodeReport:
     usual: dict[str, Any] = {"id": "f" * 12, "name": "box", "ip": "10.0.0.5", "starts_drivers": True}
-    return NodeReport(**usual | {"resources": {"CPU": 8.0}} | fields)
+    usual["resources"] = {"CPU": 8.0}
+    return NodeReport(**usual | fields)
 
 
 def told(spec: JobSpec, *nodes: NodeReport, parameters: int = VIT, **settings: Any) -> dict[str, tuple[str, str]]:

@@ -21,7 +21,7 @@ from service.clock import FakeClock
 from service.coordinator import LEAVE_SECONDS, SWEEP_SECONDS, Coordinator
 from service.errors import Conflict, IdempotencyConflict, IllegalMove, JobFinished, QuotaExceeded, StaleLease
 from service.ray_jobs import FakeRayJobs
-from service.records import Job, submission_id
+from service.records import JobLine, submission_id
 from service.settings import Settings
 from service.spec import parse_spec
 from service.states import ALLOWED_MOVES, WAITING, Desired, JobState
@@ -53,7 +53,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.home = TemporaryDirectory()
         self.store = Store("sqlite://", now=self.clock.time)
         self.ray = FakeRayJobs()
-        self.ended: dict[str, Job] = {}
+        self.ended: dict[str, JobLine] = {}
         self.sleeper: Coordinator | None = None
         self.store.set_quota("busy", max_running_jobs=1, max_priority=1)
         self.store.set_quota("small", max_devices=2)
@@ -222,7 +222,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
             assert not written, f"attempt {attempt} wrote to a job of attempt {before.attempt} in {before.state}"
             assert self.store.get_job(job) == before
 
-    def _drive(self, job: str, attempt: int, seen: Job, desired: Desired, draining: bool, does: str) -> bool:
+    def _drive(self, job: str, attempt: int, seen: JobLine, desired: Desired, draining: bool, does: str) -> bool:
         stops = {Desired.CANCEL: JobState.CANCELLED, Desired.PAUSE: JobState.PAUSED}
 
         def move(to: JobState) -> bool:
@@ -258,13 +258,13 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.no_job_dies_more_often_than_its_budget(jobs)
         self.nobody_is_cancelled_who_did_not_ask_for_it(jobs)
 
-    def finished_jobs_never_change(self, jobs: list[Job]) -> None:
+    def finished_jobs_never_change(self, jobs: list[JobLine]) -> None:
         for job in jobs:
             if job.is_finished:
                 assert self.ended.setdefault(job.id, job) == job
             assert job.id not in self.ended or job.is_finished
 
-    def events_tell_every_move_without_gap_and_no_other(self, jobs: list[Job]) -> None:
+    def events_tell_every_move_without_gap_and_no_other(self, jobs: list[JobLine]) -> None:
         for job in jobs:
             events = self.store.events(job.id, limit=5000)
             assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -273,22 +273,22 @@ class ControlPlaneModel(RuleBasedStateMachine):
             assert all(after in ALLOWED_MOVES[before] for before, after in pairwise(states))
             assert states.count(JobState.STARTING) == job.attempt
 
-    def at_most_as_many_jobs_run_as_there_is_room_for(self, jobs: list[Job]) -> None:
+    def at_most_as_many_jobs_run_as_there_is_room_for(self, jobs: list[JobLine]) -> None:
         assert sum(job.is_active for job in jobs) <= 2
 
-    def no_tenant_has_more_than_its_quota(self, jobs: list[Job]) -> None:
+    def no_tenant_has_more_than_its_quota(self, jobs: list[JobLine]) -> None:
         active = [job for job in jobs if job.is_active]
         assert sum(job.tenant == "busy" for job in active) <= 1
         small = [job.devices for job in active if job.tenant == "small"]
         assert None not in small and sum(devices or 0 for devices in small) <= 2
 
-    def no_job_dies_more_often_than_its_budget(self, jobs: list[Job]) -> None:
+    def no_job_dies_more_often_than_its_budget(self, jobs: list[JobLine]) -> None:
         for job in jobs:
             memory = self.store.failures_of(job.id, FailureClass.OUT_OF_MEMORY) if job.failures > 1 else 0
             assert job.failures <= 3 and memory <= 2
             assert (job.failures < 3 and memory < 2) or job.state == JobState.FAILED
 
-    def nobody_is_cancelled_who_did_not_ask_for_it(self, jobs: list[Job]) -> None:
+    def nobody_is_cancelled_who_did_not_ask_for_it(self, jobs: list[JobLine]) -> None:
         for job in jobs:
             assert job.state != JobState.CANCELLED or job.desired == Desired.CANCEL
 
@@ -323,7 +323,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.store.close()
         self.home.cleanup()
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[JobLine]:
         return self.store.list_jobs(limit=500)[0]
 
     def _ray_answering(self):

@@ -124,8 +124,12 @@ def test_control_planes_that_start_at_once_migrate_once(
         store.close()
 
 
-def test_jobs_of_the_first_version_and_what_hangs_on_them_outlive_every_migration(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'cohort.db'}")
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_jobs_of_the_first_version_and_what_hangs_on_them_outlive_every_migration(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'cohort.db'}" if kind == "file" else request.getfixturevalue("postgres_url")
+    store = Store(url)
     with store.write() as connection:
         command.upgrade(_config(connection, MIGRATIONS), "0001")
         job = {"id": "job-00000000000a", "name": "two", "tenant": "t", "spec": SPEC.model_dump_json()}
@@ -135,7 +139,9 @@ def test_jobs_of_the_first_version_and_what_hangs_on_them_outlive_every_migratio
     (group,) = store.groups(job["id"])
     found = store.get_job(job["id"])
     assert (found.state, found.purpose, found.at_once) == (JobState.TRAINING, "train", False)
+    assert (found.num_tasks, found.method) == (1, SPEC.method.kind)
     assert (group.microbatches, group.failures, len(group.tries)) == (1, 0, 0)
+    store.close()
 
 
 def _old_row(connection: Connection, table: str, values: dict[str, Any]) -> None:

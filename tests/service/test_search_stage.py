@@ -1,8 +1,7 @@
 """Laws of the search stage: the best setting trains the groups, wishes are honoured, what ended is kept."""
 
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from service.store import Store
 from workers.launching.board import Outcome, Update
 from workers.launching.inline import InlineLauncher
 from workers.launching.launcher import Launcher, Running
-from workers.launching.ray_group import NAMESPACE
 from workers.launching.ray_launcher import RayLauncher
 from workers.launching.search_config import SearchConfig
 from workers.launching.trials import Trial
@@ -118,26 +116,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path / "home", tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray of our own on this machine, for as long as the tests need it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            dashboard_port=port,
-            log_to_driver=False,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture

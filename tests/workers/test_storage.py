@@ -59,8 +59,8 @@ def test_the_same_calls_hold_for_folders_and_object_stores(storage: Path):
     assert next(files_below(storage)).tag != before
     move(place, place.with_name("y"), "json")
     assert not place.exists() and place.with_name("y").read_bytes() == b"other"
-    append(storage / "log", "one\n")
-    append(storage / "log", "two\n")
+    append(storage / "log", b"one\n")
+    append(storage / "log", b"two\n")
     assert (storage / "log").read_text() == "one\ntwo\n"
     for _ in range(2):
         remove_tree(storage / "jobs")

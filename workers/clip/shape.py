@@ -1,6 +1,8 @@
 """A backbone's sizes, from its config alone: no weights are loaded."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,10 +17,7 @@ def backbone_shape(model_name: str) -> BackboneShape:
 
     Raises ValueError for a name that is unknown or a model that does not fit.
     """
-    logging.getLogger("root").setLevel(
-        logging.ERROR
-    )  # open_clip warns that these weights are random: they are not used
-    with torch.device("meta"):
+    with _without_open_clips_warnings(), torch.device("meta"):
         model = create_untrained(model_name)
     owner = refuse_misfit(model, model_name)
     always = {"logit_scale", "logit_bias"}
@@ -37,3 +36,18 @@ def backbone_shape(model_name: str) -> BackboneShape:
         num_norm_biases=sum(norm.bias.numel() for norm in norms),
         patch_size=model.visual.conv1.kernel_size[0],
     )
+
+
+@contextmanager
+def _without_open_clips_warnings() -> Iterator[None]:
+    """open_clip warns, through the root logger, that these weights are random: they are not used."""
+    root = logging.getLogger()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    root.addFilter(passes)  # heeded for what is said through the root logger itself only
+    try:
+        yield
+    finally:
+        root.removeFilter(passes)

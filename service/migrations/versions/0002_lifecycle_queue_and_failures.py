@@ -1,5 +1,7 @@
 """What the life of a job, the queue and failures need: columns that old code may leave alone, and quotas."""
 
+import json
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -25,6 +27,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("microbatches", sa.Integer(), server_default="1", nullable=False))
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("num_tasks", sa.Integer(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("method", sa.String(length=32), server_default="", nullable=False))
         batch_op.add_column(sa.Column("purpose", sa.String(length=16), server_default="train", nullable=False))
         batch_op.add_column(sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
         # "0" and not false(): for an expression Alembic would copy the table and drop the old one, which rows hang on
@@ -40,3 +44,10 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("deleted_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("purged_at", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("retry_of", sa.String(length=32), nullable=True))
+
+    jobs = sa.table("jobs", sa.column("id"), sa.column("spec"), sa.column("num_tasks"), sa.column("method"))
+    connection = op.get_bind()
+    for job, text in connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all():
+        spec = json.loads(text)
+        values = {"num_tasks": len(spec["tasks"]), "method": spec["method"]["kind"]}
+        connection.execute(sa.update(jobs).where(jobs.c.id == job).values(values))

@@ -1,17 +1,14 @@
 """Works over the tiny CLIP and small folders of images, and one local Ray for the tests that need a real one."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from workers.clip.config import BackboneConfig
 from workers.data.config import FolderSource, ShotsSplit, TaskConfig
 from workers.data.roots import DataRoots
-from workers.launching.ray_group import NAMESPACE
 from workers.launching.work import GroupUnit, MeasureWork, PassWork, ProfileWork
 from workers.methods.config import MmAPConfig
 from workers.training.config import ProfileConfig, TrainConfig
@@ -60,27 +57,6 @@ def make_pass(
         )
 
     return make
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A Ray of our own on this machine, for as long as the tests need it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            namespace=NAMESPACE,
-            include_dashboard=True,
-            dashboard_port=port,
-            log_to_driver=False,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
