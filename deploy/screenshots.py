@@ -49,7 +49,7 @@ def main(spec: Path) -> None:
         finally:
             assert service.stdin is not None
             service.stdin.close()
-            service.wait(timeout=60)
+            service.wait()
 
 
 def _trains(client: Cohort, job: str) -> bool:
