@@ -55,6 +55,9 @@ def submit(request: Request, principal: Visitor, control_plane: ControlPlaneOf, 
         case "add":
             numbers = fields_and_yaml.task_numbers(fields)
             return _page(request, "form", fields | {f"tasks[{max(numbers, default=-1) + 1}].name": ""})
+        case "check":
+            faults = fields_and_yaml.quick_faults(control_plane.settings, _text(fields), tenant=principal.tenant)
+            return _page(request, fields.get("as", "yaml"), fields, faults=faults)
         case "yaml":
             return _page(request, "yaml", {"text": fields_and_yaml.description(fields)})
         case "form":
@@ -155,7 +158,7 @@ def _page(
         way=way,
         fields=fields,
         numbers=fields_and_yaml.task_numbers(fields),
-        method_choices=[(name, name) for name in fields_and_yaml.METHODS],
+        methods=[(name, name) for name in fields_and_yaml.METHODS],
         once=fields.get("once") or secrets.token_hex(16),
         faults=faults or [],
         by_field=_by_field(fields, faults or []),
@@ -166,6 +169,6 @@ def _by_field(fields: dict[str, str], faults: list[tuple[str, str]]) -> dict[str
     """Field -> what is wrong with it, empty for nothing."""
     told: dict[str, str] = {}
     for place, problem in faults:
-        field = fields_and_yaml.field_of(place)
+        field = fields_and_yaml.field_of(place, fields)
         told[field] = f"{told[field]} {problem}" if field in told else problem
     return {name: told.get(name, "") for name in fields if name not in ("as", "once", "text", "do")}

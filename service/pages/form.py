@@ -19,7 +19,7 @@ _NUMBERS = ("training.epochs", "training.max_steps", "training.batch_size", "tra
 _TEXTS = ("name", "backbone.model", "backbone.pretrained", "backbone.precision", "method.kind", "method.sharing")
 _CHECKED = ("grouping.approve", "grouping.arbitrate")
 _TASK = re.compile(r"tasks\[(\d{1,4})\]\.name")
-EMPTY = {"name": "my-job", "backbone.model": "demo", "backbone.precision": "fp32", "method.kind": "mmap"}
+EMPTY = {"name": "my-job", "backbone.model": "demo"}
 """What the form holds at first, beside an empty task."""
 
 Fields = Mapping[str, str]
@@ -82,8 +82,11 @@ def quick_faults(settings: Settings, text: str, *, tenant: str) -> list[tuple[st
     return []
 
 
-def field_of(place: str) -> str:
-    """The field in which a fault's place is written."""
+def field_of(place: str, fields: Fields) -> str:
+    """The field in which a fault's place is written.  Tasks are counted in the description, and numbered in a form."""
+    numbers = task_numbers(fields)
+    if (found := re.match(r"tasks\[(\d+)\]", place)) and int(found.group(1)) < len(numbers):
+        place = f"tasks[{numbers[int(found.group(1))]}]" + place[found.end() :]
     for task_place, field in ((".source.task", ".source.uri"), (".split.shots", ".shots")):
         if place.endswith(task_place):
             return place.removesuffix(task_place) + field
