@@ -7,6 +7,7 @@ A machine sees the files of this machine, or those of an image, and changes none
 import contextlib
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -99,10 +100,14 @@ class Machine:
         self.namespace.run(["sh", "-c", f"cat > {self._root}{path}"], input=text)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Runs a command until it ends or the machine does; what it says goes to `log`."""
+        """Runs a command as a container does: as the first of its processes, which end with it, and again whenever it
+        ends; what it says goes to `log`."""
+        inside = f"mount -t proc proc {self._root}/proc; exec {shlex.join(self._inside(command, environment))}"
+        contained = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", inside]
+        again = ["sh", "-c", 'while :; do "$@"; sleep 1; done', "container", *contained]
         with self.log.open("ab") as log:
             started = subprocess.Popen(
-                self._command(command, environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [*self.namespace.enter, *again], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self._started.append(started)
 
@@ -116,19 +121,16 @@ class Machine:
         self, command: Sequence[str], environment: Mapping[str, str], *, seconds: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
-        return subprocess.run(
-            self._command(command, environment), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=seconds,
-        )  # fmt: skip
+        whole = [*self.namespace.enter, *self._inside(command, environment)]
+        return subprocess.run(whole, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
 
     @property
     def log(self) -> Path:
         return self._folder / "log"
 
-    def _command(self, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    def _inside(self, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         named = [f"{name}={value}" for name, value in environment.items()]
-        inside = ["chroot", f"--userspec={self._user}:{self._user}", self._root, "env", "-i", *named, *command]
-        return [*self.namespace.enter, *inside]
+        return ["chroot", f"--userspec={self._user}:{self._user}", self._root, "env", "-i", *named, *command]
 
 
 class _Namespace:

@@ -17,8 +17,8 @@ from tests.chaos.jobs import tiny
 from tests.deploy.machines import Machine, Network
 from tests.deploy.rendered import SECRETS, compose, environment, image_environment, pods, the
 
-START_SECONDS = 300.0
-JOB_SECONDS = 300.0
+START_SECONDS = 480.0
+JOB_SECONDS = 480.0
 NOBODY = 65534
 SPEC = "/tmp/tiny.json"
 
@@ -33,7 +33,6 @@ class Image:
         home = "/home/cohort" if root else "/root"
         self.environment = {"HOME": home, "PATH": f"{own}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
         self.environment |= image_environment()
-        self.environment["RAY_raylet_start_wait_time_s"] = "240"  # of two cores, others may take most
 
     def start(self, machine: Machine, command: Sequence[str], own: Mapping[str, str]) -> None:
         """As a container engine does.  `own`: the container's environment, over the image's."""

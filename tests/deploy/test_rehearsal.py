@@ -13,7 +13,7 @@ from tests.deploy.machines import Network
 from tests.deploy.rehearsal import Image, do_a_job, driver_logs, start_compose, start_kubernetes
 from tests.deploy.rendered import SECRETS, compose
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 FILES = ("/srv/cohort/storage", "/srv/cohort/data")
 
 
