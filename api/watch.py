@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOKING = ("GET", "HEAD", "OPTIONS")
+_METHODS = (*_LOOKING, "POST", "PUT", "PATCH", "DELETE")
 
 
 class Watch:
@@ -56,8 +57,8 @@ class Watch:
                 raise
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"]
-        # the template, not the path: ids in labels would make a time series per job, and links hold a secret
+        # not whatever a stranger sends, nor the path: ids would make a time series per job, and links hold a secret
+        method = scope["method"] if scope["method"] in _METHODS else "other"
         route = getattr(scope.get("route"), "path", "unknown")
         self._telemetry.requests.labels(method, route, str(status)).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)

@@ -36,6 +36,14 @@ def test_an_id_that_is_given_comes_back_and_any_other_request_gets_one(api: Test
         assert api.get("/livez", headers={"X-Request-Id": strange}).headers["X-Request-Id"] != strange
 
 
+def test_what_strangers_make_up_names_no_series(api: TestClient) -> None:
+    for number in range(3):
+        api.request(f"MADEUP{number}", f"/made/up/{number}")
+    text = api.get("/metrics").text
+    assert 'cohort_http_requests_total{method="other",route="unknown"' in text
+    assert "MADEUP" not in text and "/made/up" not in text
+
+
 def test_a_request_leaves_one_line_without_its_path(
     api: TestClient, finish: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
