@@ -45,7 +45,7 @@ def read_shards(uri: str, source: WebDatasetSource, *, kind: TaskKind, roots: Da
 
 
 def _read_shard(name: str, location: str, source: WebDatasetSource, kind: TaskKind, roots: DataRoots) -> _Images:
-    answer = source.caption_extension if kind == "retrieval" else source.label_extension
+    answer = (source.caption_extension if kind == "retrieval" else source.label_extension).lower()
     samples: dict[str, dict[str, Member]] = defaultdict(dict)
     contents: dict[str, bytes] = {}
     with open_file(location, roots) as file:

@@ -130,7 +130,7 @@ def test_keys_are_those_of_the_shards_under_the_first_brace(data, roots):
         ({}, {"cls": lambda n: f" {n % 2}\n"}),
         ({"label_extension": "txt"}, {"txt": lambda n: str(n % 2), "npy": lambda n: b"\x93NUMPY never looked at"}),
         ({"label_extension": "json"}, {"json": lambda n: {"label": n % 2}, "pyd": lambda n: b"\x80never looked at"}),
-        ({"label_extension": "meta.json", "label_key": "class"}, {"meta.json": lambda n: {"class": str(n % 2)}}),
+        ({"label_extension": "Meta.json", "label_key": "class"}, {"mETA.json": lambda n: {"class": str(n % 2)}}),
     ],
 )
 def test_a_label_is_a_text_or_in_a_json(data, roots, source, answers):
