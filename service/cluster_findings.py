@@ -1,6 +1,7 @@
 """What a look at a Ray cluster found, judged: what keeps jobs from running there, and what mends it.  Pure."""
 
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -135,6 +136,10 @@ def _of_all(nodes: Sequence[NodeReport], settings: Settings) -> Iterator[Finding
         if len(versions) > 1:
             found = f"{name} is not the same everywhere: {', '.join(versions)}"
             yield Finding("cluster", "warning", found, f"{_ONE_IMAGE}: results and checkpoints may differ.")
+    away = [node.label for node in nodes if node.starts_drivers and node.name != socket.gethostname()]
+    if away and settings.database_url.startswith("sqlite"):
+        found = f"the database is a file of this machine (SQLite), and drivers start on {away[0]}"
+        yield Finding("database", "warning", found, "Use PostgreSQL: COHORT_DATABASE_URL.")
     spares = any(not node.resources.get("GPU") for node in nodes)
     for node in nodes if spares and not settings.driver_resources else ():
         if node.starts_drivers and node.resources.get("GPU"):

@@ -107,7 +107,8 @@ class RayCluster:
         end(marked("=".join(self._mark)), seconds=0.0)
         end(marked("=".join(self._mark)), seconds=0.0)  # what was born while the others died
         for process in self._processes:
-            process.wait()
+            with process:  # closes its pipes
+                process.wait()
         self._processes = []
 
     def _hear(self, word: str) -> None:

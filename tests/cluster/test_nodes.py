@@ -2,6 +2,7 @@
 machine is lost, joins, or does not see the storage.
 """
 
+import logging
 import re
 import subprocess
 import sys
@@ -22,10 +23,13 @@ from tests.chaos import jobs
 from tests.chaos.cluster import RayCluster, clustered
 from tests.chaos.service import ROOT, Service, serving, wait_until
 
+log = logging.getLogger(__name__)
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 SECONDS = 400.0
 STEPS, CHECKPOINT = 60, 10
-DRIVERS = {"cohort_driver": 4.0}
+LONG = 200
+"""Steps that take longer than a device worker takes to start."""
 
 
 @dataclass
@@ -89,28 +93,28 @@ class Story:
     lost: str
     joined: set[str]
     workers_after: set[str]
-    recovery_seconds: float
 
 
 @pytest.fixture(scope="module")
 def story(world: World) -> Story:
     wait_until(lambda: len(world.computing()) == 2, seconds=SECONDS, what="two machines compute")
-    job = world.submit(jobs.two_groups(max_steps=STEPS))
+    job = world.submit(jobs.two_groups(max_steps=LONG))
     wait_until(lambda: world.service.client.job(job).attempt, seconds=SECONDS, what="the cluster passes the look")
     world.cluster.tell('add {"num_cpus": 0, "num_gpus": 2}')
     wait_until(lambda: world.trains(job, least=CHECKPOINT), seconds=SECONDS, what="both groups train")
     nodes, actors = world.nodes(), world.actors()
     lost = next(node for node in world.nodes_of("DeviceWorker"))
-    began = time.monotonic()
-    world.cluster.tell(f"lose {lost}")
     world.cluster.tell("add")
     joined = world.nodes().keys() - nodes.keys()
+    began = time.monotonic()
+    world.cluster.tell(f"lose {lost}")
     wait_until(
         lambda: joined & set(world.nodes_of("DeviceWorker")), seconds=SECONDS, what="the machine that joined is used"
     )
     seconds, after = time.monotonic() - began, set(world.nodes_of("DeviceWorker"))
     world.succeeds(job)
-    return Story(nodes, actors, lost, set(joined), after, seconds)
+    log.info("%.1f s from the loss of a machine until another one does its work", seconds)
+    return Story(nodes, actors, lost, set(joined), after)
 
 
 def test_groups_spread_over_the_machines(story: Story) -> None:
@@ -135,8 +139,8 @@ def test_a_job_outlives_a_machine_and_goes_on_where_one_joined(story: Story) -> 
 def test_ranks_go_on_from_their_last_checkpoint_after_a_machine_is_lost(world: World, story: Story) -> None:
     job = world.submit(jobs.two_ranks(max_steps=STEPS))
     wait_until(lambda: world.trains(job), seconds=SECONDS, what="the ranks train")
-    world.cluster.tell(f"lose {world.nodes_of('RayTrainWorker')[0]}")
     world.cluster.tell("add")
+    world.cluster.tell(f"lose {world.nodes_of('RayTrainWorker')[0]}")
     world.succeeds(job)
     (group,) = [group.id for group in world.service.client.groups(job).groups if group.kind == "plan"]
     steps = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", world.service.client.log(job, group)[0])]

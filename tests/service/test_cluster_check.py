@@ -2,6 +2,7 @@
 it."""
 
 import json
+import socket
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from workers.launching.nodes import NodeReport, Question, answer
 from workers.storage_mark import MARK, mark_storage
 
 SPEC = parse_spec("{name: office, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
+DATABASE = "postgresql://somewhere/cohort"
 CPU, GPU = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}
 
 
@@ -88,7 +90,7 @@ class World:
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "storage").mkdir()
     mark_storage(tmp_path / "storage")
-    return Settings(home=tmp_path, data_roots=[str(tmp_path)])
+    return Settings(home=tmp_path, data_roots=[str(tmp_path)], database_url=DATABASE)
 
 
 @pytest.fixture
@@ -115,7 +117,9 @@ def oldest(need: Requirement) -> str:
     return next((each.version for each in need.specifier if each.operator == ">="), "1.0")
 
 
-INSTALLED = {"cohort": "0.1.0"} | {need.name: oldest(need) for need in needed(Settings(home=Path("/tmp")))}
+INSTALLED = {"cohort": "0.1.0"} | {
+    need.name: oldest(need) for need in needed(Settings(home=Path("/tmp"), database_url=DATABASE))
+}
 
 
 def test_the_first_job_of_a_cluster_waits_for_a_look_and_the_next_ones_do_not(world: World) -> None:
@@ -247,6 +251,14 @@ def test_drivers_that_find_other_things_than_the_service_are_told_so(
     settings: Settings, fields: dict[str, str], found: str
 ) -> None:
     assert found in only(judge(said(settings, report(), **fields), settings), "wrong")[0]
+
+
+def test_a_database_in_a_file_is_warned_of_where_drivers_start_elsewhere(settings: Settings) -> None:
+    file = settings.model_copy(update={"database_url": "sqlite:///cohort.db"})
+    told, fix = only(judge(said(file, report()), file), "warning")
+    assert told.startswith("database: ") and "drivers start on box-1" in told and "PostgreSQL" in fix
+    here = report(name=socket.gethostname())
+    assert not [each for each in judge(said(file, here), file).findings if each.verdict != "ok"]
 
 
 def test_machines_that_are_not_alike_are_warned_of(settings: Settings) -> None:
