@@ -21,11 +21,11 @@ FLUSH_SECONDS = 5.0
 
 
 class EventFiles:
-    """`<folder>/<group>/events.out.tfevents.<seconds>.<attempt>`, for every group that tells of progress."""
+    """`<folder>/<group>/events.out.tfevents.<attempt>`, for every group that tells of progress."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._folder = folder
-        self._suffix = f"{int(time.time())}.{attempt}"
+        self._name = f"events.out.tfevents.{attempt:06}"  # they are read in the order of their names
         self._waiting: dict[str, io.BytesIO] = {}
         self._begun: set[str] = set()
         self._flushed_at = time.monotonic()
@@ -70,4 +70,4 @@ class EventFiles:
     def _flush(self) -> None:
         waiting, self._waiting, self._flushed_at = self._waiting, {}, time.monotonic()
         for group, file in waiting.items():
-            append(self._folder / group / f"events.out.tfevents.{self._suffix}", file.getvalue())
+            append(self._folder / group / self._name, file.getvalue())
