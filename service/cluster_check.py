@@ -104,7 +104,7 @@ def overdue(cluster: Cluster, submission: str, settings: Settings) -> Look:
     cluster.stop(submission)
     if pending and settings.driver_resources:
         offered = json.dumps(dict.fromkeys(settings.driver_resources, 100))
-        found = f"no machine offers {json.dumps(settings.driver_resources)}, which drivers take"
+        found = f"no machine has {json.dumps(settings.driver_resources)} to spare, which drivers take"
         fix = f"Start Ray on a machine without GPUs with --resources='{offered}', or unset COHORT_DRIVER_RESOURCES."
     else:
         found, fix = f"a look at it did not end within {LOOK_SECONDS:g} s", "See the Ray dashboard for its log."

@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
@@ -54,6 +54,8 @@ def judge(said: str, settings: Settings) -> Look:
     needs = [Requirement("cohort"), *needed(settings)]
     for node in nodes:
         faults = list(_of_node(node, needs, sees_ours=sees_ours))
+        if not (node.computes or node.starts_drivers or settings.driver_resources.keys() & node.resources.keys()):
+            faults = [replace(fault, verdict="warning") for fault in faults]  # nothing of ours runs there
         sound = not node.error and all(fault.verdict != "wrong" for fault in faults)
         findings += [*([Finding(f"node {node.label}", "ok", words(node))] if sound else []), *faults]
     findings += _of_all(nodes, settings)
@@ -128,7 +130,7 @@ def _of_node(node: NodeReport, needs: Sequence[Requirement], *, sees_ours: bool)
 
 
 def _of_all(nodes: Sequence[NodeReport], settings: Settings) -> Iterator[Finding]:
-    if not any(node.resources.get(kind, 0) for node in nodes for kind in ("CPU", "GPU")):
+    if not any(node.computes for node in nodes):
         fix = "Add one, or let the cluster grow by itself."
         yield Finding("cluster", "warning", "no machine of it offers a CPU or a GPU now; works wait for one", fix)
     for name in ("cohort", "torch"):

@@ -55,7 +55,7 @@ def _data(spec: JobSpec, nodes: Sequence[NodeReport], places: dict[str, list[str
     told = []
     for node in nodes:
         missing = [f"{path} ({', '.join(places[path][:3])})" for path in node.missing if path in places]
-        told += [f"{node.label} has no {', '.join(missing)}"] if missing and _computes(node) else []
+        told += [f"{node.label} has no {', '.join(missing)}"] if missing and node.computes else []
     if told:
         return Finding("places", "wrong", "; ".join(told), "Correct the path, or mount the data there.")
     looked = f"{len(places)} local place(s) are on every machine" if places else "nothing is read from a folder"
@@ -92,7 +92,3 @@ def _memory(spec: JobSpec, settings: Settings, nodes: Sequence[NodeReport], para
         fix = "Use precision: bf16, a smaller backbone, or larger shares of a GPU (COHORT_GPUS_PER_WORKER)."
         return Finding("backbone", "wrong", f"{told}; the smallest share of a GPU has {min(sizes) / 1e9:.2g} GB", fix)
     return Finding("backbone", "ok", f"{told} (`cohort estimate` measures it)")
-
-
-def _computes(node: NodeReport) -> bool:
-    return any(node.resources.get(kind, 0) > 0 for kind in ("CPU", "GPU"))

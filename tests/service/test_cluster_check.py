@@ -3,7 +3,7 @@ it."""
 
 import json
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_drivers_without_a_machine_are_told_which_resource_it_lacks(settings: Se
     world.tick()
     world.tick(seconds=LOOK_SECONDS + 1)
     told = world.waits_for(job) or ""
-    assert 'no machine offers {"cohort_driver": 1.0}' in told and "--resources='{\"cohort_driver\": 100}'" in told
+    assert 'no machine has {"cohort_driver": 1.0} to spare' in told and "--resources='{\"cohort_driver\": 100}'" in told
 
 
 def only(look: Look, verdict: str) -> tuple[str, str]:
@@ -224,6 +224,14 @@ def test_every_fault_of_a_machine_has_its_words_and_its_fix(
 ) -> None:
     told = only(judge(said(settings, report(**fields)), settings), verdict)
     assert found in told[0] and fix in told[1]
+
+
+def test_a_machine_that_nothing_of_ours_runs_on_keeps_no_job_back(settings: Settings) -> None:
+    head = report(name="head", starts_drivers=False, resources={}, versions={**INSTALLED, "torch": None})
+    assert not judge(said(settings, report(), head), settings).wrong
+    elsewhere = settings.model_copy(update={"driver_resources": {"cohort_driver": 1.0}})
+    drivers = replace(head, resources={"cohort_driver": 8.0})
+    assert judge(said(elsewhere, report(), drivers), elsewhere).wrong, "drivers may start there"
 
 
 def test_drivers_on_a_machine_with_gpus_are_warned_of_where_there_is_another_one(settings: Settings) -> None:

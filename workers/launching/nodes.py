@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.launching.ray_group import NAMESPACE
 
-_GPU_SECONDS = 120.0
+_GPU_SECONDS = 60.0
 _GPUS = """
 import json, torch
 found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
@@ -79,6 +79,11 @@ class NodeReport:
     """Name and bytes of every GPU that PyTorch sees."""
     gpu_error: str = ""
     """Why PyTorch could not be asked for them."""
+
+    @property
+    def computes(self) -> bool:
+        """Whether it offers a device."""
+        return any(self.resources.get(kind, 0) > 0 for kind in ("CPU", "GPU"))
 
     @property
     def label(self) -> str:
