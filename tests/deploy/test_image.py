@@ -86,3 +86,19 @@ def test_nothing_gets_into_the_image_that_is_not_named() -> None:
     secret = ["deploy/.env", "var/settings.json", "data/a.png", ".git/config", "settings.json", ".venv/bin/python"]
     assert not [path for path in secret if any(fnmatch.fnmatch(path.split("/")[0], each) for each in let_in)]
     assert all((ROOT / each).exists() for each in let_in)
+
+
+def test_every_file_of_the_rooms_is_installed() -> None:
+    """The image holds an installed Cohort, not a checkout: what no package names stays behind."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    named = {
+        path
+        for package, patterns in tools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(re.sub(r"\*\*$", "**/*", pattern))
+    }
+    for room in ("api", "service", "workers", "grouping"):
+        files = {path for path in (ROOT / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        code = {path for path in files if path.suffix == ".py"}
+        assert sorted(files - code - named) == []
+        assert all((path.parent / "__init__.py").exists() for path in code)
