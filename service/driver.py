@@ -17,7 +17,7 @@ from service.artifacts import JobFiles
 from service.errors import DatabaseUnavailable
 from service.records import Job
 from service.settings import Settings
-from service.stages.profile import profile
+from service.stages.profile import announce, profile
 from service.stages.retried import take_over_retried
 from service.stages.run import Interrupted, JobRun, StageFailed, StaleAttempt
 from service.stages.validate import validate
@@ -93,6 +93,7 @@ def run_job(
 
 def _walk(run: JobRun) -> tuple[JobState, str | None]:
     """Every stage in its turn; the state that the job ends in, and why."""
+    announce(run)
     validate(run)
     profile(run)
     _stage("group")(run)

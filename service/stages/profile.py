@@ -16,6 +16,12 @@ from workers import faults
 from workers.launching.work import GroupUnit, ProfileWork
 
 
+def announce(run: JobRun) -> None:
+    """Shows the group of a profile that is still to come, whose actor then starts while the data are looked at."""
+    if run.spec.trivial_sharing is None and parent_of(run) is None and not run.files.exists(ARTIFACT):
+        run.launcher.announce(run.job, run.attempt, (_shared_unit(run),))
+
+
 def profile(run: JobRun) -> None:
     """Writes `profile/signatures.npz` unless it is there, or the job's sharing needs none; a job that goes on from
     another trains no shared prompt."""
@@ -31,8 +37,7 @@ def profile(run: JobRun) -> None:
 
 
 def _train_shared_prompt(run: JobRun) -> None:
-    method = profiled_method(run.spec)
-    unit = GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), method)
+    unit = _shared_unit(run)
     run.put_groups((unit,))
     if run.has(ARTIFACT):  # of an attempt that may have ended before it could say so
         run.update_group(unit.id, state="done", reason=None)
@@ -44,7 +49,7 @@ def _train_shared_prompt(run: JobRun) -> None:
         fingerprints=fingerprints(run),
         profile=run.spec.profile,
         training=run.spec.training,
-        method=method,
+        method=profiled_method(run.spec),
         directory=run.files.path(ARTIFACT).parent,
     )
     said = "The shared prompt could not be trained: "
@@ -52,3 +57,7 @@ def _train_shared_prompt(run: JobRun) -> None:
     faults.point("driver.signatures.written")
     run.update_group(unit.id, state="done")
     run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")
+
+
+def _shared_unit(run: JobRun) -> GroupUnit:
+    return GroupUnit("shared", "shared", tuple(task.name for task in run.spec.tasks), profiled_method(run.spec))

@@ -17,6 +17,8 @@ from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
 from workers.seals import read_sealed, seal
+from workers.storage import make_folder
+from workers.storage_mark import mark_storage
 
 TASKS = ("art", "clipart", "photo")
 STAGES = (JobState.PROFILING, JobState.GROUPING, JobState.TRAINING, JobState.PUBLISHING)
@@ -345,6 +347,8 @@ def test_a_device_that_the_cluster_lacks_fails_the_job_in_its_first_attempt(
     settings = Settings(home=tmp_path)
     monkeypatch.setenv("COHORT_SETTINGS_FILE", str(settings.write_running()))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    make_folder(settings.storage_place)
+    mark_storage(settings.storage_place)
     store = Store(settings.database_url)
     store.create_schema()
     job = store.create_job(make_spec(resources={"device": "cuda"}))[0].id

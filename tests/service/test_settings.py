@@ -114,3 +114,13 @@ def test_a_secret_that_is_asked_for_by_many_at_once_is_one(tmp_path):
         found = set(pool.map(lambda _: private_secret(tmp_path / "secret"), range(64)))
     assert len(found) == 1 and len(found.pop()) == 64
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+
+
+def test_what_tells_services_apart_is_where_their_jobs_are_and_holds_no_credential(home: Path) -> None:
+    services = [
+        Settings(home=home, database_url=f"postgresql://cohort:{password}@db.example/{name}", storage="s3://bucket/x")
+        for password, name in (("secret-1", "jobs"), ("secret-2", "jobs"), ("secret-1", "others"))
+    ]
+    same, again, other = (service.service_id for service in services)
+    assert same == again != other
+    assert "secret" not in same

@@ -19,40 +19,16 @@ from ray.exceptions import ActorAlreadyExistsError
 
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.placement import beside_me
-from workers.launching.ray_actors import DeviceWorker
 from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
 from workers.launching.ray_metrics import StageMetrics
 from workers.launching.ray_running import Actor, RayRunning
-from workers.launching.ray_warm import Warmth, WarmWorkers, end_free, end_orphans, retire
+from workers.launching.ray_warm import Warmth, end_orphans
+from workers.launching.ray_workers import DeviceWorkers, Worker
 from workers.launching.search_config import SearchConfig
 from workers.launching.work import GroupUnit, SearchWork, Work
 
 DRAIN_POLL_SECONDS = 5.0
 """Between two looks for machines that are about to be taken away."""
-ROOM_SECONDS = 1.0
-"""Between two looks for free workers that others could give way to."""
-PATIENCE_SECONDS = 10.0
-"""How long a worker waits beside devices that seem to suffice; after that, all free ones give way to it."""
-
-
-class _Worker:
-    """A device worker's process, which may still wait for its device."""
-
-    def __init__(self, actor: Actor, name: str = "", *, started: bool = False) -> None:
-        """`name`: of a warm one, which is claimed."""
-        self.actor, self.name = actor, name
-        self._ready = None if started else actor.__ray_ready__.remote()
-
-    def has_started(self) -> bool:
-        if self._ready is not None and ray.wait([self._ready], timeout=0)[0]:
-            self._ready = None
-        return self._ready is None
-
-    def end(self) -> None:
-        if self.name:
-            retire(self.name)
-        else:
-            ray.kill(self.actor)
 
 
 class RayLauncher(Launcher):
@@ -85,21 +61,21 @@ class RayLauncher(Launcher):
         self._max_device_workers = max_device_workers
         self._devices = math.inf if devices is None else devices
         self._device = self._resolve(device)
-        self._warm: WarmWorkers | None = None
-        if warmth is not None:
-            share = gpus_per_worker if self._device == "cuda" else 0.0
-            self._warm = WarmWorkers(warmth, device=self._device, num_threads=num_threads, share=share)
         end_orphans()
-        self._idle: list[_Worker] = []
-        self._busy: list[tuple[_Worker, RayRunning]] = []
+        self._workers = DeviceWorkers(
+            device=self._device,
+            num_threads=num_threads,
+            gpus_per_worker=gpus_per_worker,
+            is_limited=devices is not None,
+            warmth=warmth,
+        )
+        self._busy: list[tuple[Worker, RayRunning]] = []
         self._groups: dict[str, Actor] = {}
         self._stage = StageMetrics()
         self._unlike: list[tuple[RayRunning, int]] = []
         """Works that are no device worker's, and how many devices each wants."""
         self._token, self._numbers = token_hex(8), itertools.count()
-        self._has_workers = False
-        self._looked_for_drains_at = self._looked_for_room_at = 0.0
-        self._waits_since: float | None = None
+        self._looked_for_drains_at = 0.0
 
     def capacity(self, devices: int = 1) -> int:
         present = self._present(self._device)
@@ -133,21 +109,22 @@ class RayLauncher(Launcher):
         if isinstance(work, SearchWork):
             return self._start_search(work)
         if work.devices == 1:
-            self._get_workers()  # before the groups' actors, which can wait: nothing computes until a worker is there
+            # before the groups' actors, which can wait: nothing computes until a worker is there
+            self._workers.hold(self.capacity())
         self.announce(work.job, work.attempt, work.groups, devices=work.devices)
         groups = {unit.id: self._groups[unit.id] for unit in work.groups}
         if work.devices > 1:
             return self._start_ranks(work, groups)
         self._collect_idle()
-        self._idle.sort(key=_Worker.has_started)
-        worker = self._idle.pop() if self._idle else self._find_worker()
         running = RayRunning(work, f"{self._device} worker", groups)
-        self._assign(running, worker)
+        self._assign(running, self._workers.lend())
         return running
 
     def wait(self, running: Sequence[Running], seconds: float) -> None:
         self._move_to_free_workers()
-        self._press_for_room()
+        self._unlike = [(running, devices) for running, devices in self._unlike if not running.has_begun]
+        waiting = sum(not worker.has_started() for worker, _ in self._busy)
+        self._workers.press(waiting + sum(devices for _, devices in self._unlike))
         self._leave_draining_nodes()
         results = [each.result for each in running if isinstance(each, RayRunning)]
         if results:
@@ -157,23 +134,18 @@ class RayLauncher(Launcher):
 
     def close(self) -> None:
         self._collect_idle()
-        for worker in self._idle:
-            if self._warm is not None and worker.has_started():
-                self._warm.give_back(worker.name)
-            else:
-                worker.end()
+        self._workers.close()
         for worker, _ in self._busy:
             worker.end()
         for group in self._groups.values():
             ray.kill(group)
-        self._idle, self._busy, self._groups = [], [], {}
+        self._busy, self._groups = [], {}
 
-    def _assign(self, running: RayRunning, worker: _Worker) -> None:
+    def _assign(self, running: RayRunning, worker: Worker) -> None:
         actor, order = worker.actor, f"{self._token}-{next(self._numbers)}"
-        claim = self._warm.claim if self._warm is not None else None
         running.runs_on(
             actor,
-            actor.run.remote(order, running.work, running.groups, claim),
+            actor.run.remote(order, running.work, running.groups, self._workers.claim),
             stop=lambda: actor.stop.remote(order),
             end=worker.end,
             revive=lambda group: self._revive(running.work, group, actor),
@@ -207,8 +179,9 @@ class RayLauncher(Launcher):
 
     def _start_ranks(self, work: Work, groups: dict[str, Actor]) -> RayRunning:
         assert len(groups) == 1, "a work over several devices holds one group"
-        self._release_idle()  # their devices are needed by the ranks
-        self._make_room(work.devices, share=1.0)
+        self._collect_idle()
+        self._workers.end_idle()  # their devices are needed by the ranks
+        self._workers.make_room(work.devices, share=1.0)
         (group,) = groups.values()
         running = RayRunning(work, f"{work.devices} {self._device} ranks", groups)
         running.runs_on(
@@ -223,11 +196,12 @@ class RayLauncher(Launcher):
     def _start_search(self, work: SearchWork) -> RayRunning:
         """Trials are processes of Ray Tune's, each with what a device worker has; idle workers make room for them."""
         self.announce(work.job, work.attempt, work.groups)
-        self._release_idle()
+        self._collect_idle()
+        self._workers.end_idle()
         (unit,) = work.groups
         group = self._groups[unit.id]
         at_once = min(work.search.max_concurrent or self.capacity(), self.capacity())
-        self._make_room(at_once)
+        self._workers.make_room(at_once)
         resources: dict[str, float] = {"cpu": self.num_threads}
         if self._device == "cuda":
             resources["gpu"] = self._gpus_per_worker
@@ -241,19 +215,6 @@ class RayLauncher(Launcher):
         self._unlike.append((running, at_once))
         return running
 
-    def _release_idle(self) -> None:
-        """Ends the workers that have nothing to do; the next work for a worker starts them anew."""
-        self._collect_idle()
-        for worker in self._idle:
-            worker.end()
-        self._idle, self._has_workers = [], False
-
-    def _get_workers(self) -> None:
-        """Lets every worker start while the first one works, so that training finds them with torch loaded."""
-        if not self._has_workers:
-            self._idle += [self._find_worker() for _ in range(self.capacity())]
-            self._has_workers = True
-
     def _collect_idle(self) -> None:
         """Takes back the workers whose work has ended; one that is spoilt is replaced when next needed."""
         ended = [(worker, running) for worker, running in self._busy if running.has_ended]
@@ -262,7 +223,7 @@ class RayLauncher(Launcher):
             if running.is_spoilt:
                 worker.end()
             else:
-                self._idle.append(worker)
+                self._workers.idle.append(worker)
 
     def _move_to_free_workers(self) -> None:
         """Moves works from workers that have not started to workers that are free.
@@ -271,73 +232,10 @@ class RayLauncher(Launcher):
         """
         self._collect_idle()
         for worker, running in list(self._busy):
-            free = next((idle for idle in self._idle if idle.has_started()), None)
-            if free is not None and not worker.has_started():
-                self._idle.remove(free)
+            if not worker.has_started() and (free := self._workers.started()) is not None:
                 self._busy.remove((worker, running))
                 worker.end()
                 self._assign(running, free)
-
-    def _press_for_room(self) -> None:
-        """Lets free workers give way to what waits for a device."""
-        self._unlike = [(running, devices) for running, devices in self._unlike if not running.has_begun]
-        starting = [*self._idle, *(worker for worker, _ in self._busy)]
-        waiting = sum(not worker.has_started() for worker in starting) + sum(devices for _, devices in self._unlike)
-        now = time.monotonic()
-        if not waiting:
-            self._waits_since = None
-            return
-        self._waits_since = self._waits_since or now
-        if now - self._looked_for_room_at < ROOM_SECONDS:
-            return
-        self._looked_for_room_at = now
-        if now - self._waits_since > PATIENCE_SECONDS:  # what is free may lie in parts on several machines
-            end_free()
-        else:
-            self._make_room(waiting)
-
-    def _make_room(self, workers: int, *, share: float | None = None) -> None:
-        """Ends as many free workers as it takes for so many more to find a device.  `share`: of a GPU, for each."""
-        left = ray.available_resources()
-        room = left.get("CPU", 0.0) / self.num_threads
-        if self._device == "cuda":
-            room = min(room, left.get("GPU", 0.0) / (share or self._gpus_per_worker))
-        if workers > room:
-            end_free(workers - int(room))
-
-    def _find_worker(self) -> _Worker:
-        """A warm one, or else a new one."""
-        if self._warm is None:
-            self._make_room(1)
-            return self._create_worker("")
-        if (found := self._warm.take()) is not None:
-            name, actor = found
-            return _Worker(actor, name, started=True)
-        if self._devices < math.inf:
-            self._warm.end_free_of_tenant()
-        self._make_room(1)
-        return self._create_worker(self._warm.new())
-
-    def _create_worker(self, name: str) -> _Worker:
-        """`name`: of one that outlives this driver; empty: it does not."""
-        threads = str(self.num_threads)
-        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        options: dict[str, Any] = {"num_gpus": self._gpus_per_worker} if self._device == "cuda" else {}
-        if name:
-            options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached"}
-        kept = (name, self._warm.seconds) if name and self._warm is not None else None
-        actor: Actor = (
-            ray.remote(DeviceWorker)
-            .options(
-                num_cpus=self.num_threads,
-                max_concurrency=3,
-                max_restarts=0,
-                runtime_env={"env_vars": env},
-                **options,
-            )
-            .remote(self._device, kept)
-        )
-        return _Worker(actor, name)
 
     def _resolve(self, device: str) -> str:
         if device == "auto":

@@ -8,6 +8,7 @@ own claim, and ends by itself once its holder is dead or it has been free for to
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import RayError
@@ -128,19 +129,10 @@ def claim_on(name: str) -> bytes | None:
 
 def watch_claim(name: str, seconds: float) -> None:
     """Runs in the worker of that name: ends it once its holder is dead, or it was free for so long."""
-    free_since: float | None = None
-    while True:
-        time.sleep(LOOK_SECONDS)
-        with suppress(RayError):  # the GCS does not answer: nothing is decided without it
-            claim = claim_on(name)
-            if claim is not None:
-                free_since = None
-                if holder_is_dead(claim):
-                    retire(name)
-            elif free_since is None:
-                free_since = time.monotonic()
-            elif time.monotonic() - free_since > seconds and _claimed(name, _RETIRED):
-                retire(name)
+    try:
+        _watch(name, seconds)
+    finally:  # nobody would look after it any more
+        os._exit(1)
 
 
 def holder_is_dead(claim: bytes) -> bool:
@@ -155,6 +147,22 @@ def holder_is_dead(claim: bytes) -> bool:
         skip_is_running_tasks_field=True,
     )
     return all(job.is_dead for job in found.values())
+
+
+def _watch(name: str, seconds: float) -> NoReturn:
+    free_since: float | None = None
+    while True:
+        time.sleep(LOOK_SECONDS)
+        with suppress(RayError):  # the GCS does not answer: nothing is decided without it
+            claim = claim_on(name)
+            if claim is not None:
+                free_since = None
+                if holder_is_dead(claim):
+                    retire(name)
+            elif free_since is None:
+                free_since = time.monotonic()
+            elif time.monotonic() - free_since > seconds and _claimed(name, _RETIRED):
+                retire(name)
 
 
 def _end_free(prefix: str, count: int | None = None) -> None:

@@ -122,7 +122,8 @@ def test_a_progress_is_a_line_with_losses_and_validation_scores():
     [
         ("workers.launching.ray_group", ("torch", "pydantic")),
         ("workers.launching.work", ("torch", "ray")),
-        ("workers.launching.ray_launcher", ("torch",)),
+        ("workers.launching.ray_launcher", ("torch", "scipy")),
+        ("service.driver", ("torch", "scipy", "sklearn")),
     ],
 )
 def test_what_must_start_quickly_imports_no_more_than_it_needs(module, forbidden):

@@ -22,7 +22,7 @@ from workers.launching.ray_warm import Warmth, claim_on, end_free, end_orphans
 from workers.launching.work import PassWork
 
 pytestmark = pytest.mark.ray
-PATIENCE = 180.0
+PATIENCE = 400.0
 ENDLESS = 1_000_000
 DRIVER = """
 import pickle, sys
@@ -132,7 +132,7 @@ def test_free_workers_of_others_give_way_and_serve_nobody_else(open_launcher, ma
     work = make_pass({"g1": ("art",)}, job="job-a")
     first = open_launcher(work, max_device_workers=2)
     ended(first, work)
-    eventually(lambda: all(worker.has_started() for worker in first._idle), "the second worker has started")
+    eventually(lambda: all(worker.has_started() for worker in first._workers.idle), "the second worker has started")
     first.close()
     assert len(workers()) == 2
     other = open_launcher(work, tenant="b", max_device_workers=2)
