@@ -290,7 +290,7 @@ def test_a_job_of_500_tasks_in_50_groups_stays_usable(open_page: OpenPage, contr
     expect(page.locator("img.map")).to_be_attached()
     page.goto(f"/jobs/{job.id}/tasks")
     assert page.locator("tbody tr").count() == 100
-    page.get_by_label("Task").fill("task-49")
+    page.get_by_role("textbox", name="Task").fill("task-49")
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("tbody tr")).to_have_count(10)
     page.goto(f"/jobs/{job.id}")
