@@ -55,6 +55,8 @@ _GONE = frozenset(
         "LocalRayletDiedError",
         "ObjectLostError",
         "RaySystemError",
+        "RpcError",
+        "AuthenticationError",  # of a Ray head that was started anew: it knows nobody of before
         "GetTimeoutError",
         "StorageMissing",  # on this machine; another may see it
         "DuplicateAttempt",  # ends with the attempt that holds the names

@@ -32,6 +32,8 @@ def os_error(name: str) -> OSError:
         (ray.exceptions.ActorDiedError(), FailureClass.INFRASTRUCTURE),
         (ray.exceptions.ActorUnavailableError("gone", None), FailureClass.INFRASTRUCTURE),
         (ray.exceptions.NodeDiedError("gone"), FailureClass.INFRASTRUCTURE),
+        (ray.exceptions.RpcError("the GCS is away"), FailureClass.INFRASTRUCTURE),
+        (ray.exceptions.AuthenticationError("WrongClusterID"), FailureClass.INFRASTRUCTURE),
         (ray.exceptions.RayActorError("", "its node is drained", False, True), FailureClass.PREEMPTION),
         (ConnectionResetError("reset"), FailureClass.INFRASTRUCTURE),
         (TimeoutError(), FailureClass.INFRASTRUCTURE),
