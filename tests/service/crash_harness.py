@@ -61,7 +61,8 @@ class Ending:
         }
         rows = [(row.task, row.baseline, row.group, row.score) for row in store.results(job.id)]
         found = {group.id: group.state for group in store.groups(job.id)}
-        return cls(job.state, found, learned, rows, [each.path for each in files.list()])
+        kept = [each.path for each in files.list() if not each.path.startswith("tensorboard/")]  # one file an attempt
+        return cls(job.state, found, learned, rows, kept)
 
 
 @dataclass
