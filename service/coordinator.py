@@ -239,7 +239,8 @@ class Coordinator:
         patience = self._settings.stall_seconds if self._settings.driver_resources else SUBMIT_SECONDS
         is_stuck = status == "PENDING" and job.state == JobState.STARTING and min(begun, answers) >= patience
         if status is None and fresh and job.desired == Desired.RUN:
-            self._submit(job, job.attempt)  # we, or one before us, died between the two steps
+            self._signs.pop(job.submission_id, None)
+            self._submit(job, job.attempt)  # we, one before us or Ray's head died between the two steps
         elif status is None or status in ENDED:
             faults.point("coordinator.buries")
             self._bury(job, status)
@@ -264,7 +265,7 @@ class Coordinator:
         faults.point("coordinator.stopped")
 
     def _is_silent(self, job: Job) -> bool:
-        """Whether nothing was heard of its driver for too long, as this process has watched it.
+        """Whether nothing was heard of its driver for too long, as this process has watched it while Ray answered.
 
         Signs are only told apart, never compared with a clock: those of two machines may disagree by hours.
         """
@@ -273,7 +274,7 @@ class Coordinator:
         known, since = self._signs.get(job.submission_id, (None, now))
         if known != sign:
             since = now
-        silent = now - since > self._settings.stall_seconds
+        silent = now - max(since, self._ray_since) > self._settings.stall_seconds
         self._signs[job.submission_id] = (sign, now if silent else since)  # one that outlives its end gets another
         return silent
 

@@ -393,6 +393,20 @@ def test_a_driver_that_falls_silent_is_ended_and_followed_by_another_and_one_tha
     assert (world.job(speaks).attempt, world.ray.status(f"{speaks}-a1")) == (1, "RUNNING")
 
 
+def test_a_driver_that_waited_for_ray_to_come_back_was_not_silent(world: World) -> None:
+    waits = world.training()
+    world.tick(1700)
+    world.ray.reachable = False
+    world.tick()
+    world.ray.reachable = True
+    world.tick(200)
+    world.tick(1700)
+    assert (world.job(waits).attempt, world.ray.status(f"{waits}-a1")) == (1, "RUNNING")
+    world.tick(101)
+    world.tick()
+    assert world.job(waits).attempt == 2
+
+
 def test_a_clock_that_jumps_makes_no_driver_silent_and_loses_no_lease(tmp_path) -> None:
     world = World(tmp_path)
     job_id = world.training()
