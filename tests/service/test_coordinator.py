@@ -404,6 +404,7 @@ def test_a_driver_that_waited_for_ray_to_come_back_was_not_silent(world: World) 
     assert (world.job(waits).attempt, world.ray.status(f"{waits}-a1")) == (1, "RUNNING")
     world.tick(101)
     world.tick()
+    world.tick(60)
     assert world.job(waits).attempt == 2
 
 
