@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 SECONDS = 400.0
+KINDS = ("JobSupervisor", "Group")
 STEPS, CHECKPOINT = 150, 10
 LONG = 5000
 """Steps of a job that nobody waits for the end of."""
@@ -123,6 +124,8 @@ def story(world: World) -> Story:
         what="both groups train on",
     )
     log.info("%.1f s from the loss of a machine until all groups train on", time.monotonic() - began)
+    for event in world.service.client.events(job):
+        log.info("%s %s: %s", event.created_at, event.kind, event.message)
     after = set(world.nodes_of("DeviceWorker"))
     world.service.client.cancel(job)
     wait_until(lambda: world.service.client.job(job).is_finished, seconds=SECONDS, what="it is over")
@@ -135,11 +138,12 @@ def test_groups_spread_over_the_machines(story: Story) -> None:
     assert all(story.nodes[node].get("CPU") for node in used)
 
 
-def test_drivers_and_what_computes_nothing_sit_where_drivers_belong(story: Story) -> None:
+def test_drivers_start_where_they_belong_and_what_stands_for_groups_is_beside_its_driver(story: Story) -> None:
     (belong,) = (node for node, offers in story.nodes.items() if offers.get("cohort_driver"))
-    places = {each["class_name"]: each["node_id"] for each in story.actors if each["class_name"] != "DeviceWorker"}
-    assert "Group" in places and any("JobSupervisor" in kind for kind in places), places
-    assert set(places.values()) == {belong}
+    nodes = {kind: [each["node_id"] for each in story.actors if each["class_name"] == kind] for kind in KINDS}
+    assert nodes["JobSupervisor"] == [belong]
+    assert len(nodes["Group"]) > 1
+    assert len(set(nodes["Group"])) == 1, "the raylet of the driver; of several on one address Ray takes any"
     assert any(offers.get("GPU") for offers in story.nodes.values()), "a machine with GPUs was there to be chosen"
 
 
@@ -157,9 +161,9 @@ def test_ranks_go_on_from_their_last_checkpoint_after_a_machine_is_lost(world: W
     assert "group_retried" in {event.kind for event in world.service.client.events(job)}
     (group,) = world.steps(job)
     steps = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", world.service.client.log(job, group)[0])]
-    begun_again = [after for before, after in pairwise(steps) if after <= before]
+    begun_again = [after for before, after in pairwise(steps) if after < before]
     assert steps[-1] == STEPS and steps.count(steps[0]) == 1, "nothing was trained anew from the start"
-    assert all(step > CHECKPOINT and step % CHECKPOINT == 1 for step in begun_again), begun_again
+    assert all(step >= CHECKPOINT and step % CHECKPOINT in (0, 1) for step in begun_again), begun_again
 
 
 def test_a_machine_that_does_not_see_the_storage_is_named_and_the_job_ends_well_without_it(
@@ -180,10 +184,11 @@ def test_a_machine_that_does_not_see_the_storage_is_named_and_the_job_ends_well_
         wait_until(lambda: len(world.computing()) > len(sound), seconds=SECONDS, what="the blind machine joins")
         settings = Settings.load(home=world.service.home, **world.cluster.settings)
         wrong = look_now(world.service.ray_jobs(), settings).wrong
-        assert [finding.found for finding in wrong] == [
-            f"{storage} is not mounted there (No such file or directory: .cohort-storage)"
-        ]
-        assert wrong[0].subject.startswith("node blind (")
+        assert {finding.found for finding in wrong} == {
+            f"{storage} is not mounted there (No such file or directory: .cohort-storage)",
+            "Ray offers 2 GPUs there, and PyTorch finds 0",
+        }
+        assert sum(finding.subject.startswith("node blind (") for finding in wrong) == 1
         for node in sound:
             world.cluster.tell(f"lose {node}")
         job = world.submit(jobs.tiny("blind"))
