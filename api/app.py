@@ -4,7 +4,6 @@ import threading
 from collections.abc import MutableMapping
 from typing import Any
 
-import anyio
 from fastapi import Depends, FastAPI
 
 from api import (
@@ -24,7 +23,6 @@ from api import (
     tasks,
 )
 from api.audit import Audit
-from api.context import READERS
 from api.limits import RequestLimiter
 from api.openapi import PROBLEMS, describe, operation_id
 from api.pages.router import router as pages
@@ -60,7 +58,6 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     )
     app.state.control_plane = control_plane
     app.state.views = Views(control_plane.store, control_plane.settings)
-    app.state.readers = anyio.CapacityLimiter(READERS)
     app.state.tails = Tails(control_plane.store, app.state.views, control_plane.settings.poll_seconds)
     app.state.sessions = Sessions(control_plane.store, control_plane.settings)
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)

@@ -76,7 +76,7 @@ PrincipalOf = Annotated[Principal, Depends(authenticate)]
 
 async def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
     """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
-    await asked(request, admit, principal, control_plane, request.method, request.path_params.get("job_id"))
+    await asked(admit, principal, control_plane, request.method, request.path_params.get("job_id"))
 
 
 def admit(principal: Principal, control_plane: ControlPlane, method: str, job_id: str | None) -> None:
@@ -114,14 +114,14 @@ async def _principal(
     if (
         key is None
         and request.method in _LOOKING
-        and (session := await asked(request, request.app.state.sessions.read, request)) is not None
+        and (session := await asked(request.app.state.sessions.read, request)) is not None
     ):
         return session.principal
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
         raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
-    info = await asked(request, control_plane.store.check_key, key)
+    info = await asked(control_plane.store.check_key, key)
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
     return Principal(info.tenant, info.role, info.name, info.prefix)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 from fastapi import Depends, Request
 
 from api.problems import BodyTooLarge, UnsupportedBody
@@ -16,6 +18,7 @@ T = TypeVar("T")
 
 READERS = 2
 """Threads for short questions to the store."""
+_readers = RunVar[anyio.CapacityLimiter]("readers")  # of every event loop its own: none may wait for another's
 
 _JSON = {"application/json"}
 _YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/vnd.yaml"}
@@ -63,13 +66,17 @@ async def body(request: Request, limit: int) -> bytes:
     return bytes(found)
 
 
-async def asked(request: Request, question: Callable[..., T], *given: Any) -> T:
+async def asked(question: Callable[..., T], *given: Any) -> T:
     """The answer to a short question to the store, from one of the few threads that ask those.
 
     More threads are slower: SQLite lets go of the interpreter between any two rows, and each wants it back.  They are
     not those of the routes, so that whoever waits for something long keeps nobody from looking.
     """
-    return await anyio.to_thread.run_sync(question, *given, limiter=request.app.state.readers)
+    try:
+        readers = _readers.get()
+    except LookupError:
+        _readers.set(readers := anyio.CapacityLimiter(READERS))
+    return await anyio.to_thread.run_sync(question, *given, limiter=readers)
 
 
 ControlPlaneOf = Annotated[ControlPlane, Depends(control_plane)]

@@ -157,7 +157,7 @@ def main(gcs_port: int, dashboard_port: int, agent_port: int, folder: str) -> No
     head = cluster.head_node
     assert head is not None
     # where drivers look for their Ray, as `ray start` writes it; without it they take any that this machine runs
-    Path(folder, "ray_current_cluster").write_text(cluster.address)
+    Path(folder, "ray_current_cluster").write_text(str(cluster.address))
     for _ in range(NODES):
         cluster.add_node(num_cpus=1)
     _say("ready")
