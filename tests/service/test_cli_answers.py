@@ -103,7 +103,11 @@ def test_a_service_that_does_not_answer_and_a_wrong_line_have_codes_of_their_own
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(live_service: LiveService) -> None:
     job = live_service.submitted()
     command = [sys.executable, "-m", "service.cli", "--home", str(live_service.home), "watch", job]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert watching.stdout is not None
     assert watching.stdout.readline()  # it follows
     watching.send_signal(signal.SIGINT)
