@@ -130,10 +130,11 @@ def test_weights_that_were_exchanged_in_their_folder_are_loaded_anew(open_launch
 def test_free_workers_of_others_give_way_and_serve_nobody_else(open_launcher, make_pass):
     """The cluster has two CPUs, and both are held by what is free."""
     work = make_pass({"g1": ("art",)}, job="job-a")
-    first = open_launcher(work, max_device_workers=2)
-    ended(first, work)
-    eventually(lambda: all(worker.has_started() for worker in first._workers.idle), "the second worker has started")
-    first.close()
+    holders = [open_launcher(work), open_launcher(work)]
+    ended(holders[0], work)
+    ended(holders[1], make_pass({"g1": ("art",)}, job="job-a2", into="a2"))
+    for holder in holders:
+        holder.close()
     assert len(workers()) == 2
     other = open_launcher(work, tenant="b", max_device_workers=2)
     told, outcome = ended(other, make_pass({"g1": ("art",)}, job="job-b", into="b"))
