@@ -53,8 +53,9 @@ browser:
 	elif sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	else echo "No Chromium found. For the browser tests run: sudo sh -c '$$install'"; fi
 
+# What fails beside another process, on few cores, is run once more alone; both outcomes are shown, and the second counts.
 test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chromium.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser"
