@@ -1,5 +1,6 @@
 """What every room's tests may use: a tiny CLIP with random weights, and small folders of real image files."""
 
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from workers.clip.config import BackboneConfig
 from workers.clip.frozen import FrozenCLIP, load_clip
@@ -79,6 +81,19 @@ def local_ray() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium.  It ends with the module: an event loop runs in this thread while Playwright is open, and
+    `asyncio.run` of any other test would be refused.
+    """
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert path is not None, "No Chromium found. Run `apt-get update && apt-get install -y chromium` as root."
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 def _write_task(folder: Path, classes: dict[str, int], *, seed: int) -> Path:

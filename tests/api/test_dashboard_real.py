@@ -1,11 +1,10 @@
 """The real dashboard of a real Ray, looked at in a real browser through the control plane."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from service.control_plane import ControlPlane
 from service.errors import RayUnavailable
@@ -20,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.mark.timeout(600)
-def test_an_operator_sees_the_jobs_and_actors_without_the_token(tmp_path: Path) -> None:
+def test_an_operator_sees_the_jobs_and_actors_without_the_token(browser: Browser, tmp_path: Path) -> None:
     head = RayHead(Settings(home=tmp_path, num_cpus=1))
     try:
         head.start(lambda address: RayJobs(address, head.token).alive())
@@ -30,9 +29,7 @@ def test_an_operator_sees_the_jobs_and_actors_without_the_token(tmp_path: Path) 
         )
         control_plane = ControlPlane(settings, store=Store("sqlite://"), ray_jobs=FakeRayJobs())
         key = control_plane.store.create_key("eyes", role=Role.OPERATOR)
-        with served(control_plane) as url, sync_playwright() as playwright:
-            path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        with served(control_plane) as url:
             context = browser.new_context(http_credentials={"username": "any", "password": key})
             page = context.new_page()
             refused: list[str] = []
@@ -48,7 +45,6 @@ def test_an_operator_sees_the_jobs_and_actors_without_the_token(tmp_path: Path) 
             assert context.cookies() == []
             assert head.token not in page.content()
             context.close()
-            browser.close()
     finally:
         head.stop()
 

@@ -1,26 +1,15 @@
 """A service with its pages on loopback, and a real Chromium that has signed in."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from service.control_plane import ControlPlane
 from service.roles import Role
 from tests.api.conftest import served
 from tests.pages.world import make_control_plane
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert path is not None, "No Chromium found. Run `apt-get update && apt-get install -y chromium` as root."
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

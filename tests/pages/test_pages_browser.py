@@ -118,9 +118,9 @@ def test_a_page_that_nobody_sees_is_quiet_and_catches_up(open_page: OpenPage, co
     page = open_page()
     with page.expect_request("**/live?*"):
         page.goto(f"/jobs/{job.id}")
+    _hide(page, True)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    _hide(page, True)
     control_plane.store.update_group(job.id, "g1", attempt=job.attempt, step=200)
     page.wait_for_function("() => new Promise(done => setTimeout(() => done(true), 1500))")
     assert asked == []
