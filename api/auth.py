@@ -10,6 +10,7 @@ as the password of HTTP Basic, with any user name, which browsers send along wit
 import base64
 import binascii
 import ipaddress
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -76,7 +77,12 @@ PrincipalOf = Annotated[Principal, Depends(authenticate)]
 
 async def guard(request: Request, principal: PrincipalOf, control_plane: ControlPlaneOf) -> None:
     """Lets a request about jobs pass if its key may.  Forbidden; JobNotFound for another tenant's job."""
-    await asked(admit, principal, control_plane, request.method, request.path_params.get("job_id"))
+    job_id = request.path_params.get("job_id")
+    look = partial(admit, principal, control_plane, request.method, job_id)
+    if job_id is None:  # nothing is asked of the store
+        look()
+    else:
+        await asked(request, look)
 
 
 def admit(principal: Principal, control_plane: ControlPlane, method: str, job_id: str | None) -> None:
@@ -114,14 +120,14 @@ async def _principal(
     if (
         key is None
         and request.method in _LOOKING
-        and (session := await asked(request.app.state.sessions.read, request)) is not None
+        and (session := await asked(request, request.app.state.sessions.read, request)) is not None
     ):
         return session.principal
     if key is None:
         browser = "text/html" in request.headers.get("accept", "")
         challenge = 'Basic realm="Cohort: any name, an API key as password"' if browser else 'Bearer realm="cohort"'
         raise Unauthorized(f"No API key was given. {_HOW}", challenge=challenge)
-    info = await asked(control_plane.store.check_key, key)
+    info = await asked(request, control_plane.store.check_key, key)
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
     return Principal(info.tenant, info.role, info.name, info.prefix)

@@ -1,12 +1,12 @@
 """What routes are handed: the control plane of their app, its views, and the body of a job description."""
 
+import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
-import anyio
-import anyio.to_thread
-from anyio.lowlevel import RunVar
 from fastapi import Depends, Request
 
 from api.problems import BodyTooLarge, UnsupportedBody
@@ -15,10 +15,6 @@ from service.reading import MAX_BYTES
 from service.views import Views
 
 T = TypeVar("T")
-
-READERS = 2
-"""Threads for short questions to the store."""
-_readers = RunVar[anyio.CapacityLimiter]("readers")  # of every event loop its own: none may wait for another's
 
 _JSON = {"application/json"}
 _YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "application/vnd.yaml"}
@@ -66,17 +62,13 @@ async def body(request: Request, limit: int) -> bytes:
     return bytes(found)
 
 
-async def asked(question: Callable[..., T], *given: Any) -> T:
-    """The answer to a short question to the store, from one of the few threads that ask those.
+async def asked(request: Request, question: Callable[..., T], *given: Any) -> T:
+    """The answer to a short question to the store, from one of the app's few threads that ask those.
 
-    More threads are slower: SQLite lets go of the interpreter between any two rows, and each wants it back.  They are
-    not those of the routes, so that whoever waits for something long keeps nobody from looking.
+    They are not those of the routes, so that whoever waits for something long keeps nobody from looking.
     """
-    try:
-        readers = _readers.get()
-    except LookupError:
-        _readers.set(readers := anyio.CapacityLimiter(READERS))
-    return await anyio.to_thread.run_sync(question, *given, limiter=readers)
+    ask = partial(copy_context().run, question, *given)  # a line of the log knows its request there, too
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.readers, ask)
 
 
 ControlPlaneOf = Annotated[ControlPlane, Depends(control_plane)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from api.auth import PrincipalOf
 from api.context import ControlPlaneOf, JobTextOf, ViewsOf, asked
@@ -81,6 +81,7 @@ def validate(body: JobTextOf, principal: PrincipalOf, control_plane: ControlPlan
 
 @router.get("", response_model=wire.JobPage, summary="List jobs")
 async def list_jobs(
+    request: Request,
     principal: PrincipalOf,
     views: ViewsOf,
     tenant: Annotated[str | None, Query(max_length=64, description="Only this tenant's jobs, for operators.")] = None,
@@ -101,13 +102,13 @@ async def list_jobs(
         "after": after,
         "limit": limit,
     }
-    return await asked(lambda: _json(views.jobs(**where)))
+    return await asked(request, lambda: _json(views.jobs(**where)))
 
 
 @router.get("/{job_id}", response_model=wire.Job, summary="Look at a job")
-async def get_job(job_id: str, views: ViewsOf) -> Response:
+async def get_job(job_id: str, request: Request, views: ViewsOf) -> Response:
     """One job: its description, its state and why, its plan."""
-    return await asked(lambda: _json(views.job(job_id)))
+    return await asked(request, lambda: _json(views.job(job_id)))
 
 
 @router.patch("/{job_id}", openapi_extra=_PRIORITY, summary="Let a job start earlier or later")

@@ -20,16 +20,12 @@ from service.errors import (
     Conflict,
     IdempotencyConflict,
     IllegalMove,
-    JobFinished,
     JobNotFound,
-    PlanNotFound,
 )
 from service.keys import KeyRows
 from service.leases import LeaseRows
 from service.lifecycle_rows import LifecycleRows, read_job
 from service.queue_rows import QueueRows
-from service.quotas import check_priority
-from service.reading import quoted
 from service.records import (
     Event,
     Group,
@@ -45,17 +41,15 @@ from service.records import (
 )
 from service.roles import DEFAULT_TENANT
 from service.spec import JobSpec
-from service.states import ACTIVE, ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState, Verb
+from service.states import ALLOWED_MOVES, STAGE_OF, TERMINAL, WAITING, Desired, JobState, Verb
 from service.training_rows import must_be_id, storable
+from service.wish_rows import WishRows
 from workers.failures import FailureClass
 
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
 
-_DRAINING = "draining"
-_PAST_PLANS = frozenset({"search", "train", "publish"})
 
-
-class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
+class Store(WishRows, LifecycleRows, QueueRows, KeyRows, LeaseRows):
     """Jobs and all that belongs to them, in SQLite or PostgreSQL.  `Store("sqlite://")` keeps them in memory."""
 
     # jobs
@@ -178,100 +172,6 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
             rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
         return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
 
-    # wishes
-
-    def set_desired(self, job_id: str, desired: Desired, *, at_once: bool = False) -> Job:
-        """Writes the user's wish; repeatable.  Conflict once it is finished (but cancelling a cancelled job).
-
-        `at_once`: a cancel that waits for no checkpoint; a job that is being cancelled can be hurried so.
-        """
-        assert desired == Desired.CANCEL or not at_once, "only a cancel can be at once"
-        with self.write("set_desired") as connection:
-            job = _locked(connection, job_id)
-            new = lifecycle.check(lifecycle.VERB_OF[desired], job)
-            hurried = at_once and not job.at_once and not job.is_finished
-            if not new and not hurried:
-                return job
-            values = {"desired": desired, "at_once": at_once or job.at_once}
-            if new:
-                values["desired_since"] = self.now()
-            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
-            words = f"Asked to {desired}{' at once' if at_once else ''}."
-            self._say(connection, job_id, "wish", words, data={"desired": desired, "at_once": at_once})
-            return read_job(connection, job_id)
-
-    def set_priority(self, job_id: str, priority: int) -> Job:
-        """Lets a job start earlier or later than others; repeatable.  JobFinished; QuotaExceeded above the tenant's."""
-        with self.write() as connection:
-            job = _locked(connection, job_id)
-            if job.is_finished:
-                raise JobFinished(f"Job {job_id} is {job.state}; its priority does not matter any more.")
-            if job.priority == priority:
-                return job
-            check_priority(self._quota(connection, job.tenant), job.tenant, priority)
-            connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(priority=priority))
-            message = f"Its priority is {priority} from now on; it was {job.priority}."
-            self._say(connection, job_id, "priority", message, data={"from": job.priority, "to": priority})
-            return _locked(connection, job_id)
-
-    def approve_plan(self, job_id: str, plan_number: int) -> Job:
-        """Lets a plan be trained, and no other; repeatable.  PlanNotFound, JobFinished, Conflict once groups train.
-
-        The coordinator starts the next attempt of a job that waited for it.
-        """
-        plans = tables.plans
-        with self.write("approve_plan") as connection:
-            job = _locked(connection, job_id)
-            of_job = plans.c.job_id == job_id
-            rows = {row["number"]: row for row in connection.execute(select(plans).where(of_job)).mappings()}
-            if plan_number not in rows:
-                there = f"it has {quoted(list(map(str, sorted(rows))))}. Approve one of these."
-                wait = f"it is {job.state}. Wait for its plan."
-                raise PlanNotFound(f"Job {job_id} has no plan {plan_number}; {there if rows else wait}")
-            if rows[plan_number]["approved"]:
-                return job
-            if job.is_finished:
-                raise JobFinished(
-                    f"Job {job_id} is {job.state}; its plan {plan_number} cannot be approved any more. Run the plan "
-                    "as a job of its own."
-                )
-            if _trains(job):
-                trained = [number for number, row in rows.items() if row["approved"]]
-                raise Conflict(
-                    f"Job {job_id} is past its plans and trains plan {trained[0] if trained else '?'}; plan "
-                    f"{plan_number} cannot be approved any more. Run it as a job of its own once this one is finished."
-                )
-            now = self.now()
-            connection.execute(update(plans).where(of_job).values(approved=False, approved_at=None))
-            where = of_job & (plans.c.number == plan_number)
-            connection.execute(update(plans).where(where).values(approved=True, approved_at=now))
-            if job.state == JobState.AWAITING_APPROVAL:
-                reason = f"plan {plan_number} is approved; the job waits for its turn"
-                connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(reason=reason))
-            self._say(connection, job_id, "plan", f"Plan {plan_number} was approved.", data={"plan": plan_number})
-            return read_job(connection, job_id)
-
-    def wish(self, job_id: str) -> Wish:
-        """What the job's driver has to heed, in one cheap read."""
-        must_be_id(job_id)
-        jobs, flags = tables.jobs, tables.flags
-        with self.read() as connection:
-            row = connection.execute(
-                select(jobs.c.desired, jobs.c.attempt, jobs.c.state, jobs.c.deadline_at).where(jobs.c.id == job_id)
-            ).first()
-            draining = connection.execute(select(flags.c.value).where(flags.c.name == _DRAINING)).scalar()
-        if row is None:
-            raise JobNotFound(f"There is no job {job_id!r:.60}.")
-        overdue = row.deadline_at is not None and row.deadline_at <= self.now()
-        return Wish(Desired(row.desired), bool(draining), row.attempt, row.state in ACTIVE, overdue)
-
-    def set_draining(self, draining: bool) -> None:
-        """Tells every driver that the service shuts down (or that it is back)."""
-        flags = tables.flags
-        with self.write() as connection:
-            if connection.execute(update(flags).where(flags.c.name == _DRAINING).values(value=draining)).rowcount == 0:
-                connection.execute(insert(flags).values(name=_DRAINING, value=draining))
-
     # moves
 
     def start_attempt(self, job_id: str, *, devices: int | None = None, fence: int | None = None) -> int:
@@ -282,7 +182,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
         """
         with self.write("start_attempt") as connection:
             self._check_fence(connection, fence)
-            job = _locked(connection, job_id)
+            job = read_job(connection, job_id, lock=True)
             if job.state not in WAITING or job.desired != Desired.RUN:
                 raise IllegalMove(f"Job {job_id} is {job.state} and wished to {job.desired}: no attempt can start.")
             attempt = job.attempt + 1
@@ -322,7 +222,7 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
         """
         with self.write("move") as connection:
             self._check_fence(connection, fence)
-            job = _locked(connection, job_id)
+            job = read_job(connection, job_id, lock=True)
             if attempt is not None and (job.attempt != attempt or not job.is_active):
                 return False
             if expected is not None and job.state != expected:
@@ -371,11 +271,11 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
 
     def _under_way(self, connection: Connection, parent: str | None, retry_of: str | None) -> Job | None:
         """A retry that has not ended yet.  Conflict where no job can go on from the parent, or from what is retried."""
-        if parent is not None and (job := _locked(connection, parent)).deleted_at is not None:
+        if parent is not None and (job := read_job(connection, parent, lock=True)).deleted_at is not None:
             raise Conflict(f"Job {job.id} is deleted; no job can go on from it. Restore it first.")
         if retry_of is None:
             return None
-        lifecycle.check(Verb.RETRY, _locked(connection, retry_of))
+        lifecycle.check(Verb.RETRY, read_job(connection, retry_of, lock=True))
         jobs = tables.jobs
         query = select(jobs).where(jobs.c.retry_of == retry_of, jobs.c.state.not_in(TERMINAL))
         row = connection.execute(query.order_by(jobs.c.id).limit(1)).mappings().first()
@@ -404,15 +304,6 @@ class Store(LifecycleRows, QueueRows, KeyRows, LeaseRows):
                 "Use a new key for a new job."
             )
         return read_job(connection, row["job_id"])
-
-
-def _trains(job: Job) -> bool:
-    """Whether its plan is in use, or was before an interruption."""
-    return STAGE_OF.get(job.state) in _PAST_PLANS or not _PAST_PLANS.isdisjoint(job.stage_times)
-
-
-def _locked(connection: Connection, job_id: str) -> Job:
-    return read_job(connection, job_id, lock=True)
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: its order is the order of its characters

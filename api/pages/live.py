@@ -12,7 +12,7 @@ from typing import Annotated
 
 import anyio
 import anyio.to_thread
-from fastapi import Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from api.context import ControlPlaneOf
@@ -20,53 +20,52 @@ from api.events import HEARTBEAT_SECONDS, KEY_CHECK_SECONDS
 from api.pages.page import Visitor, page_router
 from service.pages.marks import Marks, decode, encode, job_marks, list_marks
 from service.roles import Role
-from service.store import Store
 
 router = page_router()
 
 Seen = Annotated[str, Query(max_length=1000, description="The marks of the page as it is.")]
 LastEventId = Annotated[str | None, Header(max_length=1000)]
+StreamOfChanges = Callable[[Callable[[], Marks]], Response]
 PAUSE_SECONDS = 1.0  # between two events of one stream, so that a busy job costs a page one request a second
 
 
-@router.get("/live")
-async def jobs(
+async def stream(
     request: Request,
     principal: Visitor,
     control_plane: ControlPlaneOf,
     seen: Seen = "",
     last_event_id: LastEventId = None,
-) -> Response:
+) -> StreamOfChanges:
+    """Makes an answer that tells its page what changes of what is looked at."""
+    store, key = control_plane.store, principal.key
+
+    def make(look: Callable[[], Marks]) -> Response:
+        changes = _changes(
+            look,
+            lambda: key is None or store.key_works(key),
+            decode(last_event_id or seen),
+            poll_seconds=control_plane.settings.poll_seconds,
+            closing=request.app.state.closing,
+        )
+        return EventSourceResponse(changes, headers={"X-Accel-Buffering": "no"})
+
+    return make
+
+
+StreamOf = Annotated[StreamOfChanges, Depends(stream)]
+
+
+@router.get("/live")
+async def jobs(principal: Visitor, control_plane: ControlPlaneOf, stream: StreamOf) -> Response:
     """Tells when the list of jobs has changed."""
     tenant = None if principal.may(Role.OPERATOR) else principal.tenant
-    look = partial(list_marks, control_plane.store, tenant)
-    return _stream(request, control_plane.store, look, key=principal.key, seen=last_event_id or seen)
+    return stream(partial(list_marks, control_plane.store, tenant))
 
 
 @router.get("/jobs/{job_id}/live")
-async def job(
-    job_id: str,
-    request: Request,
-    principal: Visitor,
-    control_plane: ControlPlaneOf,
-    seen: Seen = "",
-    last_event_id: LastEventId = None,
-) -> Response:
+async def job(job_id: str, control_plane: ControlPlaneOf, stream: StreamOf) -> Response:
     """Tells what has changed of a job."""
-    look = partial(job_marks, control_plane.store, job_id)
-    return _stream(request, control_plane.store, look, key=principal.key, seen=last_event_id or seen)
-
-
-def _stream(request: Request, store: Store, look: Callable[[], Marks], *, key: str | None, seen: str) -> Response:
-    app = request.app
-    changes = _changes(
-        look,
-        lambda: key is None or store.key_works(key),
-        decode(seen),
-        poll_seconds=app.state.control_plane.settings.poll_seconds,
-        closing=app.state.closing,
-    )
-    return EventSourceResponse(changes, headers={"X-Accel-Buffering": "no"})
+    return stream(partial(job_marks, control_plane.store, job_id))
 
 
 async def _changes(

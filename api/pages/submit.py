@@ -10,12 +10,14 @@ from api.context import ControlPlaneOf, ViewsOf
 from api.pages.frame import FrameOf
 from api.pages.page import Form, Visitor, page_router, render, see
 from service import submission
+from service.control_plane import ControlPlane
 from service.errors import SpecError
 from service.estimates import Estimates
 from service.pages import form as fields_and_yaml
 from service.pages.texts import spec_yaml
 from service.reading import read_mapping
-from service.roles import Role
+from service.records import Job, Purpose
+from service.roles import Principal, Role
 
 router = page_router()
 
@@ -66,14 +68,7 @@ def submit(request: Request, principal: Visitor, control_plane: ControlPlaneOf, 
             gone = f"tasks[{do.removeprefix('remove-')}]."
             return _page(request, "form", {name: text for name, text in fields.items() if not name.startswith(gone)})
     try:
-        job, _ = submission.submit(
-            control_plane.store,
-            control_plane.settings,
-            _text(fields).encode(errors="surrogatepass"),
-            tenant=principal.tenant,
-            json_only=False,
-            idempotency_key=fields.get("once"),
-        )
+        job = _submitted(control_plane, principal, fields, idempotency_key=fields.get("once"))
     except SpecError as error:
         faults = list(error.problems) or [("", str(error))]
         return _page(request, fields.get("as", "yaml"), fields, faults=faults, status=422)
@@ -104,15 +99,7 @@ def estimate(
     request: Request, principal: Visitor, control_plane: ControlPlaneOf, views: ViewsOf, fields: Form
 ) -> Response:
     """Has a dry run of the description made, and shows where it stands."""
-    job, _ = submission.submit(
-        control_plane.store,
-        control_plane.settings,
-        _text(fields).encode(errors="surrogatepass"),
-        tenant=principal.tenant,
-        json_only=False,
-        idempotency_key=None,
-        purpose="estimate",
-    )
+    job = _submitted(control_plane, principal, fields, purpose="estimate")
     found = Estimates(control_plane.store, control_plane.settings, views.files).get(job.id)
     return render(request, "estimate.html", estimate=found)
 
@@ -124,6 +111,26 @@ def estimate_page(request: Request, frame: FrameOf, control_plane: ControlPlaneO
     if "hx-request" in request.headers:
         return render(request, "estimate.html", estimate=found)
     return frame.render("estimate", tab="overview", estimate=found)
+
+
+def _submitted(
+    control_plane: ControlPlane,
+    principal: Principal,
+    fields: dict[str, str],
+    *,
+    idempotency_key: str | None = None,
+    purpose: Purpose = "train",
+) -> Job:
+    job, _ = submission.submit(
+        control_plane.store,
+        control_plane.settings,
+        _text(fields).encode(errors="surrogatepass"),
+        tenant=principal.tenant,
+        json_only=False,
+        idempotency_key=idempotency_key,
+        purpose=purpose,
+    )
+    return job
 
 
 def _text(fields: dict[str, str]) -> str:
