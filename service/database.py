@@ -51,6 +51,7 @@ class Database:
         options: dict[str, Any] = {"json_serializer": lambda value: json.dumps(_finite(value), allow_nan=False)}
         if not self._sqlite:
             options["pool_pre_ping"] = True  # connections from before its restart are replaced, unseen
+            options["connect_args"] = {"client_encoding": "utf8"}  # one made as SQL_ASCII would answer in bytes
         else:
             options["connect_args"] = {"check_same_thread": False, "timeout": BUSY_MILLISECONDS / 1000}
         if in_memory:

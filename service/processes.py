@@ -42,7 +42,9 @@ class Process:
 
 
 def marked(mark: str) -> set[Process]:
-    """All processes with `mark` (`NAME=value`) in their environment, and all that descend from them."""
+    """All processes with `mark` (`NAME=value`) in their environment, and all that descend from them.  ValueError."""
+    if not all(mark.partition("=")):
+        raise ValueError(f"Mark {mark!r}: expected NAME=value; anything less could be anybody's process.")
     if not _PROC.is_dir():
         raise HeadFailed("A Ray head of one's own needs Linux's /proc. Start Ray yourself and set COHORT_RAY_ADDRESS.")
     wanted = mark.encode()

@@ -172,6 +172,9 @@ def test_a_process_id_that_is_used_again_is_another_process() -> None:
     assert process is not None and process.is_alive()
     assert eventually(lambda: process in marked("COHORT_TEST_MARK=yes"))
     assert not marked("COHORT_TEST_MARK=no")
+    for less in ("", "COHORT_TEST_MARK", "COHORT_TEST_MARK="):
+        with pytest.raises(ValueError, match="expected NAME=value"):
+            marked(less)
     assert not Process(child.pid, process.started + 1).is_alive()
     child.communicate(b"\n")
     assert not process.is_alive()

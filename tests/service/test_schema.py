@@ -12,7 +12,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import JSON, Connection, inspect, text
+from sqlalchemy import JSON, Connection, create_engine, inspect, make_url, text
 
 from service.errors import CohortError
 from service.schema import MIGRATIONS, _config, migrate
@@ -50,6 +50,21 @@ def steps(folder: Path, then: str) -> Path:
 def test_the_migrations_come_to_exactly_the_tables(make_store: Stores) -> None:
     with make_store().read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_postgresql_of_another_encoding_serves_as_well(postgres: str) -> None:
+    engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE plain ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'"))
+    store = Store(str(make_url(postgres).set(database="plain").render_as_string(hide_password=False)))
+    store.create_schema()
+    job, _ = store.create_job(SPEC)
+    store.add_event(job.id, "note", "Grüße")
+    assert store.events(job.id)[-1].message == "Grüße"
+    store.close()
+    with engine.connect() as connection:
+        connection.execute(text("DROP DATABASE plain"))
+    engine.dispose()
 
 
 @shared
