@@ -164,9 +164,9 @@ def do_a_job(image: Image, control_plane: Machine, own: Mapping[str, str]) -> di
 
 
 def driver_logs(machine: Machine) -> list[str]:
-    """Logs of drivers that ran on a machine of Ray's."""
-    found = machine.run(["sh", "-c", "ls /tmp/ray/session_latest/logs"], {"PATH": os.environ["PATH"]})
-    return [name for name in found.stdout.split() if name.startswith("job-driver-job-")]
+    """Logs of drivers that ran on a machine of Ray's.  The head has files of the same names, with words of its own."""
+    ours = "cd /tmp/ray/session_latest/logs && grep -l attempt job-driver-job-*"
+    return machine.run(["sh", "-c", ours], {"PATH": os.environ["PATH"]}).stdout.split()
 
 
 def until(holds: Callable[[], object], machine: Machine, what: str, *, seconds: float = START_SECONDS) -> None:

@@ -3,7 +3,6 @@
 A container engine, NVIDIA devices, KubeRay and the Kubernetes API are not there; the rehearsal does their part.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +46,6 @@ def test_what_compose_starts_does_a_job(network: Network, shared: dict[str, Path
     assert (shared["/srv/cohort/storage"] / "jobs" / job["id"] / "bundle" / "manifest.json").exists()
 
 
-@pytest.mark.skipif("COHORT_TEST_KUBERNETES" not in os.environ, reason="it has not succeeded yet: known to be open")
 def test_what_kubernetes_starts_does_a_job_even_when_a_control_plane_goes(
     network: Network, shared: dict[str, Path]
 ) -> None:
