@@ -55,10 +55,10 @@ browser:
 
 # What fails beside another process, on few cores, is run once more alone; both outcomes are shown, and the second counts.
 test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chromium.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest -n 2 --dist loadfile || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser"
 
 chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about an hour).
 	$(BIN)/python -m tests.chaos
