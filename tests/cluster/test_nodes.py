@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 SECONDS = 400.0
 KINDS = ("JobSupervisor", "Group")
-STEPS, CHECKPOINT = 150, 10
+STEPS, CHECKPOINT = 300, 10
 LONG = 5000
 """Steps of a job that nobody waits for the end of."""
 
@@ -153,10 +153,10 @@ def test_a_job_outlives_a_machine_and_goes_on_where_one_joined(story: Story) -> 
 
 
 def test_ranks_go_on_from_their_last_checkpoint_after_a_machine_is_lost(world: World, story: Story) -> None:
+    world.cluster.tell("add")  # so that there is one to go on at: a busy machine is slow to join
     job = world.submit(jobs.two_ranks(max_steps=STEPS))
     wait_until(lambda: world.trains(job), seconds=SECONDS, what="the ranks train")
     world.cluster.tell(f"lose {world.nodes_of('RayTrainWorker')[0]}")
-    world.cluster.tell("add")
     world.succeeds(job)
     assert "group_retried" in {event.kind for event in world.service.client.events(job)}
     (group,) = world.steps(job)
