@@ -14,13 +14,12 @@ from service.artifacts import JobFiles, plan_path, review_path
 from service.control_plane import ControlPlane
 from service.measurements import DATASETS, read_gradients, read_measurement
 from service.ray_jobs import FakeRayJobs
-from service.report_inputs import TaskScores
 from service.settings import Settings
 from service.spec import parse_spec
 from service.states import JobState
 from service.store import Store
 from tests.measured import write_signatures
-from tests.service.report.conftest import gains_of
+from tests.service.report.conftest import drawn_scores, gains_of
 
 CLASSES = ("red", "green", "blue")
 ORDER = (
@@ -155,21 +154,7 @@ class Played:
 
     def publish(self, plan: Plan) -> None:
         rng = np.random.default_rng(1)
-        group_of = {task: group.id for group in plan.groups for task in group.tasks}
-        scores = [
-            TaskScores(
-                task=task,
-                group=group_of[task],
-                metric="accuracy",
-                class_names=CLASSES,
-                num_test=60,
-                grouped=round(float(rng.uniform(0.7, 0.95)), 3),
-                zero_shot=round(float(rng.uniform(0.2, 0.6)), 3),
-                alone=round(float(rng.uniform(0.7, 0.9)), 3),
-                all=round(float(rng.uniform(0.6, 0.9)), 3),
-            )
-            for task in self.tasks
-        ]
+        scores = drawn_scores(self.tasks, plan, rng, class_names=CLASSES, num_test=60)
         ways = (("grouped", None), ("zero_shot", "zero_shot"), ("alone", "alone"), ("all", "all"))
         rows = [
             {"task": score.task, "group": score.group, "baseline": baseline, "metric": "accuracy"}

@@ -97,6 +97,27 @@ def spec_of(tasks: list[str], **changes: object) -> JobSpec:
     return JobSpec.model_validate({"name": "job", "backbone": {"model": "demo"}, "tasks": entries, **changes})
 
 
+def drawn_scores(
+    tasks: Sequence[str], plan: Plan, rng: np.random.Generator, *, class_names: tuple[str, ...], num_test: int
+) -> list[TaskScores]:
+    """Accuracies of a job that nobody trained, drawn so that groups mostly help."""
+    group_of = {task: group.id for group in plan.groups for task in group.tasks}
+    return [
+        TaskScores(
+            task=task,
+            group=group_of[task],
+            metric="accuracy",
+            class_names=class_names,
+            num_test=num_test,
+            grouped=round(float(rng.uniform(0.7, 0.95)), 3),
+            zero_shot=round(float(rng.uniform(0.2, 0.6)), 3),
+            alone=round(float(rng.uniform(0.7, 0.9)), 3),
+            all=round(float(rng.uniform(0.6, 0.9)), 3),
+        )
+        for task in tasks
+    ]
+
+
 def finished_job(
     names: tuple[str, ...],
     *,
@@ -105,22 +126,8 @@ def finished_job(
     class_names: tuple[str, ...] = ("zero", "one", "two"),
     **changes: object,
 ) -> ReportInputs:
-    group_of = {task: group.id for group in plan.groups for task in group.tasks}
     rng = np.random.default_rng(len(names))
-    scores = [
-        TaskScores(
-            task=task,
-            group=group_of[task],
-            metric="accuracy",
-            class_names=class_names,
-            num_test=1000,
-            grouped=round(float(rng.uniform(0.7, 0.95)), 3),
-            zero_shot=round(float(rng.uniform(0.2, 0.6)), 3),
-            alone=round(float(rng.uniform(0.7, 0.9)), 3),
-            all=round(float(rng.uniform(0.6, 0.9)), 3),
-        )
-        for task in names
-    ]
+    scores = drawn_scores(names, plan, rng, class_names=class_names, num_test=1000)
     runs = [
         GroupRun("shared", "shared", names, group_shared=15364, seconds=41.5, steps=300, images=4800 * len(names)),
         *(
