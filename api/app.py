@@ -63,9 +63,8 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     app.state.sessions = Sessions(control_plane.store, control_plane.settings)
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
     app.add_middleware(Audit, store=control_plane.store)
-    # SQLite lets go of the interpreter between any two rows: a second thread takes it, and both are slower (bench.load)
-    readers = 1 if control_plane.store.dialect == "sqlite" else 8
-    app.state.readers = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+    is_file = control_plane.store.dialect == "sqlite"
+    app.state.readers = None if is_file else ThreadPoolExecutor(8, thread_name_prefix="reader")  # see context.asked
     app.state.closing = threading.Event()  # set: open streams end, so that the server can
     problems.install(app)
     app.add_middleware(Watch, telemetry=control_plane.telemetry)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import anyio.to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
@@ -130,6 +131,8 @@ async def _principal(
     info = await asked(request, control_plane.store.check_key, key)
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
+    if control_plane.store.use_is_to_be_noted(info):
+        await anyio.to_thread.run_sync(control_plane.store.note_use, info)
     return Principal(info.tenant, info.role, info.name, info.prefix)
 
 

@@ -63,12 +63,18 @@ async def body(request: Request, limit: int) -> bytes:
 
 
 async def asked(request: Request, question: Callable[..., T], *given: Any) -> T:
-    """The answer to a short question to the store, from one of the app's few threads that ask those.
+    """The answer to a short question to the store, which must only read.
 
-    They are not those of the routes, so that whoever waits for something long keeps nobody from looking.
+    SQLite answers at once, since its readers wait for no writer: a thread would take longer to wake up, and then the
+    two would wait for each other's turn with the interpreter (bench.load).  A server is asked from one of the app's few
+    threads for this.  They are not those of the routes, so that whoever waits for something long keeps nobody from
+    looking.
     """
+    readers = request.app.state.readers
+    if readers is None:
+        return question(*given)
     ask = partial(copy_context().run, question, *given)  # a line of the log knows its request there, too
-    return await asyncio.get_running_loop().run_in_executor(request.app.state.readers, ask)
+    return await asyncio.get_running_loop().run_in_executor(readers, ask)
 
 
 ControlPlaneOf = Annotated[ControlPlane, Depends(control_plane)]

@@ -43,6 +43,7 @@ class Sessions:
         info = self._store.check_key(key)
         if info is None:
             return False
+        self._store.note_use(info)
         seconds = self._settings.session_hours * 3600
         value = self._signer("cohort session").dumps([secrets.token_hex(16), info.prefix, self._store.now() + seconds])
         assert isinstance(value, str)

@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 
 from service.database import Database
 from service.errors import CohortError, KeyNotFound
@@ -17,6 +17,7 @@ from service.roles import DEFAULT_TENANT, Role
 from service.tables import api_keys, audit
 
 _USE_IS_WRITTEN_EVERY = 60.0  # seconds: a key that is used all day does not cost a write per request
+_BY_HASH = select(api_keys).where(api_keys.c.sha256 == bindparam("hash"))  # put together once: every request asks it
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -55,13 +56,21 @@ class KeyRows(Database):
         """Whose key it is; None if it is unknown, expired or revoked."""
         now = self.now()
         with self.read() as connection:
-            row = connection.execute(select(api_keys).where(api_keys.c.sha256 == _hash(plaintext))).mappings().first()
+            row = connection.execute(_BY_HASH, {"hash": _hash(plaintext)}).mappings().first()
         if row is None or any(row[end] is not None and row[end] <= now for end in ("expires_at", "revoked_at")):
             return None
-        if row["last_used_at"] is None or now - row["last_used_at"] >= _USE_IS_WRITTEN_EVERY:
-            with self.write() as connection:
-                connection.execute(update(api_keys).where(api_keys.c.prefix == row["prefix"]).values(last_used_at=now))
         return KeyInfo.of(row)
+
+    def use_is_to_be_noted(self, key: KeyInfo) -> bool:
+        """Whether the key's last use that is written down is long ago."""
+        used = key.last_used_at
+        return used is None or self.now() - used.timestamp() >= _USE_IS_WRITTEN_EVERY
+
+    def note_use(self, key: KeyInfo) -> None:
+        """Writes down that the key is in use."""
+        with self.write() as connection:
+            of_key = api_keys.c.prefix == key.prefix
+            connection.execute(update(api_keys).where(of_key).values(last_used_at=self.now()))
 
     def key_works(self, prefix: str) -> bool:
         """Whether the key of this prefix is there, and neither expired nor revoked."""

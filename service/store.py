@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service import lifecycle, tables
@@ -47,6 +47,9 @@ from service.wish_rows import WishRows
 from workers.failures import FailureClass
 
 __all__ = ["Event", "Group", "Job", "KeyInfo", "Metric", "PlanRow", "ResultRow", "Store", "Wish"]
+
+# put together once, since every request about a job asks it
+_TENANT_OF = select(tables.jobs.c.tenant).where(tables.jobs.c.id == bindparam("id"), tables.jobs.c.purged_at.is_(None))
 
 
 class Store(WishRows, LifecycleRows, QueueRows, KeyRows, LeaseRows):
@@ -120,11 +123,8 @@ class Store(WishRows, LifecycleRows, QueueRows, KeyRows, LeaseRows):
     def tenant_of(self, job_id: str) -> str:
         """Whose job it is.  JobNotFound."""
         must_be_id(job_id)
-        jobs = tables.jobs
         with self.read() as connection:
-            found = connection.execute(
-                select(jobs.c.tenant).where(jobs.c.id == job_id, jobs.c.purged_at.is_(None))
-            ).scalar()
+            found = connection.execute(_TENANT_OF, {"id": job_id}).scalar()
         if found is None:
             raise JobNotFound(f"There is no job {job_id!r:.60}.")
         return found

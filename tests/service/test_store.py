@@ -331,7 +331,10 @@ def test_keys_are_stored_as_hashes_and_stop_when_revoked(tmp_path: Path) -> None
     info = store.check_key(key)
     assert info is not None and info.name == "laptop" and key.startswith(f"cohort_{info.prefix}_")
     assert store.check_key(key[:-1]) is None
-    assert store.list_keys()[0].last_used_at is not None
+    assert store.use_is_to_be_noted(info)
+    store.note_use(info)
+    (used,) = store.list_keys()
+    assert used.last_used_at is not None and not store.use_is_to_be_noted(used)
     secret = key.split("_")[2].encode()
     assert not any(secret in path.read_bytes() for path in tmp_path.iterdir())
     store.revoke_key(info.prefix)
