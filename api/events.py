@@ -4,6 +4,7 @@ Every streamed event carries its number as `id`; whoever comes back with `Last-E
 is read from the store, so it does not matter which control plane answers, or whether it was started again in between.
 """
 
+import random
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -84,7 +85,8 @@ async def _stream(
 
     `patience`: seconds after which it looks at the latter two, when nothing happens.
     """
-    heard = checked = time.monotonic()
+    heard = time.monotonic()
+    checked = heard - random.uniform(0, KEY_CHECK_SECONDS)  # streams that began together do not all ask at once
     async with tails.listen(job_id, after) as tail:
         while not closing.is_set():
             if key is not None and time.monotonic() - checked >= KEY_CHECK_SECONDS:
