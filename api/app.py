@@ -64,7 +64,7 @@ def create_app(control_plane: ControlPlane) -> FastAPI:
     app.state.limiter = RequestLimiter(control_plane.settings.requests_per_minute)
     app.add_middleware(Audit, store=control_plane.store)
     is_file = control_plane.store.dialect == "sqlite"
-    app.state.readers = None if is_file else ThreadPoolExecutor(8, thread_name_prefix="reader")  # see context.asked
+    app.state.readers = None if is_file else ThreadPoolExecutor(4, thread_name_prefix="reader")  # see context.asked
     app.state.closing = threading.Event()  # set: open streams end, so that the server can
     problems.install(app)
     app.add_middleware(Watch, telemetry=control_plane.telemetry)

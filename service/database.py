@@ -89,9 +89,13 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent look.  DatabaseUnavailable."""
-        with self._watched("read"), self._turn, _told(), self._connected() as connection, connection.begin():
-            yield connection
+        """One look, on SQLite at one moment.  DatabaseUnavailable."""
+        with self._watched("read"), self._turn, _told(), self._connected() as connection:
+            if self._sqlite:
+                with connection.begin():
+                    yield connection
+            else:  # every question sees what is committed by then, in a transaction too: spare its beginning and end
+                yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def write(self, what: str = "") -> Iterator[Connection]:
