@@ -101,6 +101,7 @@ STATUS: dict[type[Exception], int] = {
     errors.Conflict: 409,
     errors.StorageUnavailable: 503,
     errors.ArtifactDamaged: 500,
+    errors.UnreadableSpec: 500,
     errors.RayUnavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ServiceRunning: 503,

@@ -19,8 +19,8 @@ from structlog.contextvars import bind_contextvars, bound_contextvars
 from service.clock import Clock, SystemClock
 from service.cluster_check import ClusterCheck
 from service.endings import Ending, deadline_reason, what_follows
-from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease
-from service.queue import RAY_AWAY, Holding, Waiting, line_up, seat
+from service.errors import DatabaseUnavailable, IllegalMove, JobNotFound, RayUnavailable, StaleLease, UnreadableSpec
+from service.queue import RAY_AWAY, Holding, Need, Waiting, line_up, seat
 from service.quotas import need_of
 from service.ray_jobs import ENDED, DriverJobs
 from service.records import Job
@@ -117,7 +117,7 @@ class Coordinator:
             return
         self._count_ends()
         for job in self._store.jobs_to_settle(self._clock.time()):
-            self._settle(job)
+            self._each(self._settle, job)
         answers = self._ray.alive()
         if self.ray_answers and not answers:
             log.warning("Ray does not answer; jobs wait")
@@ -149,12 +149,15 @@ class Coordinator:
         return held is not None
 
     def _each(self, step: Callable[..., None], job: Job, *more: Any) -> None:
-        """One job's trouble with Ray holds up no other job; the next tick tries again."""
+        """One job's trouble holds up no other job: with Ray, the next tick tries again; with itself, it has failed."""
         with bound_contextvars(job=job.id, attempt=job.attempt):
             try:
                 step(job, *more)
             except RayUnavailable as error:
                 log.warning("%s", error)
+            except UnreadableSpec as error:
+                why = {"reason": str(error), "failure": FailureClass.BUG}
+                self._move(job, JobState.FAILED, attempt=job.attempt if job.is_active else None, **why)
 
     def _count_ends(self) -> None:
         """Counts attempts that their drivers have ended since the last look."""
@@ -190,13 +193,19 @@ class Coordinator:
             room=self._settings.max_running_jobs,
             quotas=self._store.quotas(),
             stored=self._store.stored_bytes(),
-            need=lambda job_id: need_of(self._store.get_job(job_id).spec),
+            need=self._need,
         )
         for job_id, devices in seating.starts.items():
             self._each(self._start, self._store.get_job(job_id), devices)
         told = {job.id: job.waits_for for job in waiting}
         news = {job: reason for job, reason in seating.waits.items() if told[job] != reason}
         self._store.set_waits(news, fence=self._fence)
+
+    def _need(self, job_id: str) -> Need:
+        try:
+            return need_of(self._store.get_job(job_id).spec)
+        except UnreadableSpec:  # it fails as it starts
+            return Need(1, 1)
 
     def _objection(self, *, wanted: bool) -> str | None:
         """What is wrong with the cluster that jobs would run on, as far as it is known."""

@@ -13,7 +13,7 @@ def learned_costs(store: Store, spec: JobSpec) -> CostModel | None:
     steps = [
         Step(group.images_per_step, group.texts_per_step, group.seconds / group.num_steps)
         for job, group in store.finished_groups()
-        if group.seconds is not None and _trained_like(job.spec, spec)
+        if group.seconds is not None and job.is_readable and _trained_like(job.spec, spec)
     ]
     return learn(steps)
 

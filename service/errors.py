@@ -70,6 +70,10 @@ class StaleLease(Conflict):
     """Whoever writes held a lease that somebody else holds by now."""
 
 
+class UnreadableSpec(CohortError):
+    """The description of an accepted job is none, for this version of the service."""
+
+
 class BadCursor(CohortError):
     """A page cursor that no listing handed out."""
 

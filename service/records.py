@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, Self
 
+from pydantic import ValidationError
 from sqlalchemy import RowMapping as Row
 
 from grouping.outline import PlanOutline
+from service.errors import UnreadableSpec
 from service.roles import Role
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, Desired, JobState
@@ -38,7 +40,15 @@ def _failure(value: str | None) -> FailureClass | None:
 
 @lru_cache(maxsize=256)
 def _spec(text: str) -> JobSpec:  # specs are immutable, and a job's is read on every look at it
-    return JobSpec.model_validate_json(text)
+    try:
+        return JobSpec.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the top"
+        raise UnreadableSpec(
+            "The job's description was accepted by another version of Cohort, and this one cannot read it (at "
+            f"{where:.100}: {first['msg']:.200}). Submit the job anew."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -149,11 +159,24 @@ class JobLine:
 class Job(JobLine):
     """One request over many tasks, and where it stands."""
 
-    spec: JobSpec
+    spec_json: str
+
+    @property
+    def spec(self) -> JobSpec:
+        """The request, as it was understood.  UnreadableSpec: then all else of the job is still to be had."""
+        return _spec(self.spec_json)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the request can be read."""
+        try:
+            return bool(self.spec)
+        except UnreadableSpec:
+            return False
 
     @classmethod
     def of(cls, row: Row, **more: Any) -> Self:
-        return super().of(row, spec=_spec(row["spec"]), **more)
+        return super().of(row, spec_json=row["spec"], **more)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 import threading
 
 import pytest
+from sqlalchemy import update
 
 from grouping.plan import trivial_plan
+from service import tables
 from service.clock import FakeClock
 from service.coordinator import Coordinator
-from service.errors import RayUnavailable
+from service.errors import RayUnavailable, UnreadableSpec
 from service.ray_jobs import FakeRayJobs
 from service.settings import Settings
 from service.spec import parse_spec
 from service.states import Desired, JobState
 from service.store import Job, Store
+from workers.failures import FailureClass
 
 SPEC = parse_spec("{name: office, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 
@@ -477,3 +480,20 @@ def test_a_job_that_has_not_started_has_no_deadline_yet(world: World) -> None:
     job_id = world.store.create_job(SPEC.model_copy(update={"deadline_hours": 1.0}))[0].id
     world.tick(7200)
     assert (world.job(job_id).state, world.job(job_id).deadline_at) == (JobState.QUEUED, None)
+
+
+def test_a_job_whose_description_nobody_can_read_any_more_fails_alone(world: World) -> None:
+    runs, broken, other = world.training(), world.submit(), world.submit()
+    with world.store.write() as connection:
+        unreadable = update(tables.jobs).where(tables.jobs.c.id.in_([broken, runs]))
+        connection.execute(unreadable.values(spec='{"name": "office", "from": "the future"}', deadline_at=0.0))
+    world.tick(1000.0)
+    world.tick()
+    for job in (broken, runs):
+        found = world.job(job)
+        assert (found.state, found.failure) == (JobState.FAILED, FailureClass.BUG)
+        assert "another version of Cohort" in (found.reason or "")
+    assert world.job(other).state == JobState.STARTING
+    assert [job.id for job in world.store.list_jobs()[0]] == [other, broken, runs]
+    with pytest.raises(UnreadableSpec, match="Submit the job anew"):
+        _ = world.job(broken).spec
