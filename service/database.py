@@ -8,6 +8,7 @@ process.  PostgreSQL needs none of this: rows are locked where a decision hangs 
 import json
 import logging
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,14 @@ from workers import faults
 log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS = 30_000
+
+_SILENT = "The database does not answer; the service's log says why. Try again soon."
+_FULL = (
+    "The disk that holds the database is full: nothing of this was written, and what is written can still be read. "
+    "Make room there (delete jobs that are done with, or other files), then try again."
+)
+_DISK_FULL = "53100"
+"""PostgreSQL's code for it."""
 
 
 class Database:
@@ -161,14 +170,19 @@ def _told() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         log.warning("the database does not answer: %s", error.orig)  # it names hosts and users: not for everybody
-        raise DatabaseUnavailable(
-            "The database does not answer; the service's log says why. Try again soon."
-        ) from error
+        raise DatabaseUnavailable(_FULL if _is_full(error.orig) else _SILENT) from error
     except DataError as error:  # what PostgreSQL refuses and SQLite takes
         raise CohortError(
             "A value was given that the database cannot keep: a text with a NUL character, or a number too large. "
             "Leave it out."
         ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether it is for want of room that the database did not write."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlstate", None) == _DISK_FULL
 
 
 def _prepare(connection: Any, _record: Any) -> None:

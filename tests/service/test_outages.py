@@ -8,12 +8,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import Pool
 
 from api.app import create_app
 from service.artifacts import JobFiles
@@ -23,7 +25,7 @@ from service.errors import DatabaseUnavailable
 from service.ray_jobs import FakeRayJobs
 from service.settings import Settings
 from service.spec import parse_spec
-from service.states import JobState
+from service.states import Desired, JobState
 from service.store import Store
 from tests.service.crash_harness import TRIVIAL, of_events
 from workers.launching.fake import FakeLauncher
@@ -68,15 +70,15 @@ def server() -> Iterator[Server]:
         server.close()
 
 
-@pytest.fixture
-def service(server: Server, tmp_path: Path) -> Iterator[tuple[ControlPlane, TestClient]]:
+@contextmanager
+def served(url: str, home: Path) -> Iterator[tuple[ControlPlane, TestClient]]:
     """A served control plane whose drivers are real, but for their devices."""
     settings = Settings.model_validate(
-        {"home": tmp_path, "database_url": server.url, "poll_seconds": 0.05, "lease_seconds": 5.0, "no_auth": True}
+        {"home": home, "database_url": url, "poll_seconds": 0.05, "lease_seconds": 5.0, "no_auth": True}
     )
 
     def drive(job: str, attempt: int) -> None:
-        store = Store(server.url, patience=PATIENCE)
+        store = Store(url, patience=PATIENCE)
         launcher = FakeLauncher(steps_per_look=1)
         try:
             run_job(
@@ -99,6 +101,31 @@ def service(server: Server, tmp_path: Path) -> Iterator[tuple[ControlPlane, Test
     finally:
         control_plane.stop()
         control_plane.store.close()
+
+
+@pytest.fixture
+def service(server: Server, tmp_path: Path) -> Iterator[tuple[ControlPlane, TestClient]]:
+    with served(server.url, tmp_path) as both:
+        yield both
+
+
+class Disk:
+    """Lets SQLite's files grow, or not."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+
+    def __call__(self, connection: Any, *_: Any) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0] if self.is_full else 2**30
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    event.listen(Pool, "checkout", disk)
+    yield disk
+    event.remove(Pool, "checkout", disk)
 
 
 def until(found: Any, what: str) -> Any:
@@ -173,6 +200,30 @@ def test_whoever_lost_the_connection_in_a_commit_asks_again_and_nothing_is_there
         assert [event.seq for event in stores[0].events(job)] == [1]
     for store in stores:
         store.close()
+
+
+@pytest.mark.slow
+def test_a_service_whose_disk_was_full_says_so_and_goes_on_with_every_job(disk: Disk, tmp_path: Path) -> None:
+    with served(f"sqlite:///{tmp_path / 'cohort.db'}", tmp_path) as (control_plane, client):
+        store = control_plane.store
+        spec = parse_spec(TRIVIAL | {"training": {"max_steps": 400, "checkpoint_every": 5}})
+        jobs = [store.create_job(spec)[0].id for _ in range(2)]
+        until(lambda: any(store.get_job(job).attempt for job in jobs) or None, "a job runs")
+        disk.is_full = True
+        with pytest.raises(DatabaseUnavailable, match="is full: nothing of this was written"):
+            for _ in range(1000):
+                jobs.append(store.create_job(spec)[0].id)
+        told = client.post("/v1/jobs", json=TRIVIAL)
+        assert (told.status_code, told.headers["content-type"]) == (503, "application/problem+json"), told.text
+        assert "Make room" in told.json()["detail"]
+        assert {job["id"] for job in client.get("/v1/jobs", params={"limit": 500}).json()["jobs"]} == set(jobs)
+        disk.is_full = False
+        for job in jobs[2:]:
+            store.set_desired(job, Desired.CANCEL)
+        for job in jobs[:2]:
+            until(lambda job=job: store.get_job(job).is_finished or None, f"{job} ends")
+            assert store.get_job(job).state == JobState.SUCCEEDED, store.get_job(job).reason
+            assert of_events(store, store.get_job(job)) == []
 
 
 @pytest.mark.slow
