@@ -1,5 +1,7 @@
 """What the API says of itself beyond what the framework sees: bodies that are read by hand, problems, examples."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -46,6 +48,9 @@ EXAMPLES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "NewKey": {"ci": ("A key that ends by itself", {"name": "ci", "tenant": "vision", "expires_in": 2_592_000})},
 }
 """Message -> examples of it, each with what it is for.  Every request that sends the message shows them."""
+
+ANSWERS = Path(__file__).with_name("answers.json")
+"""Message (operation, where an answer has no name) -> one that a service gave; written by `python -m docs.answers`."""
 
 _PARAMETERS = {
     "job_id": "The job's id.",
@@ -97,8 +102,11 @@ def describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _add_messages(schema)
+            answers = json.loads(ANSWERS.read_text())
+            schema["components"]["examples"] = {name: {"value": value} for name, value in answers.items()}
             for operation in (each for path in schema["paths"].values() for each in path.values()):
                 _complete(operation)
+                _show(operation, set(answers))
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -131,6 +139,16 @@ def _complete(operation: dict[str, Any]) -> None:
         content["examples"] = {
             name: {"summary": summary, "value": _written(value, kind)} for name, (summary, value) in named.items()
         }
+
+
+def _show(operation: dict[str, Any], answers: set[str]) -> None:
+    """Adds an example to every answer that has one."""
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {}).get("application/json")
+        if content is not None and status.startswith("2"):
+            name = content["schema"].get("$ref", operation["operationId"]).rpartition("/")[2]
+            if name in answers:
+                content["examples"] = {"recorded": {"$ref": f"#/components/examples/{name}"}}
 
 
 def _written(value: dict[str, Any], kind: str) -> Any:

@@ -18,6 +18,8 @@ METHODS = sorted(config.model_fields["kind"].default for config in get_args(get_
 _NUMBERS = ("training.epochs", "training.max_steps", "training.batch_size", "training.lr", "grouping.num_groups")
 _TEXTS = ("name", "backbone.model", "backbone.pretrained", "backbone.precision", "method.kind", "method.sharing")
 _CHECKED = ("grouping.approve", "grouping.arbitrate")
+_OF_SOME_SOURCES = ("revision", "label_column", "label_extension")
+"""Settings of a source that not all kinds have; which do is what its check says."""
 _TASK = re.compile(r"tasks\[(\d{1,4})\]\.name")
 EMPTY = {"name": "my-job", "backbone.model": "demo"}
 """What the form holds at first, beside an empty task."""
@@ -58,6 +60,7 @@ def fields_of(spec: Mapping[str, Any]) -> dict[str, str] | None:
                 "source.kind": source.get("kind", "folder"),
                 "source.uri": source.get("uri", source.get("task", "")),
             }
+            place |= {f"source.{name}": source[name] for name in _OF_SOME_SOURCES if name in source}
             fields |= {f"tasks[{number}].{name}": str(value) for name, value in place.items()}
         for name in (*_TEXTS, *_NUMBERS, *_CHECKED, "priority"):
             value: Any = spec
@@ -100,6 +103,7 @@ def _task(fields: Fields, place: str) -> dict[str, Any]:
     kind = given("source.kind")
     task: dict[str, Any] = {"name": given("name")}
     task["source"] = {"kind": kind, "task" if kind == "demo" else "uri": given("source.uri")}
+    task["source"] |= {name: text for name in _OF_SOME_SOURCES if (text := given(f"source.{name}"))}
     if shots := given("shots"):
         task["split"] = {"shots": _number(shots)}
     if template := given("template"):

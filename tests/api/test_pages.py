@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from html import unescape
 
 import pytest
+import yaml
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
@@ -368,6 +369,12 @@ def test_a_form_and_its_yaml_say_the_same_both_ways(visitor: TestClient) -> None
     assert 'name="tasks[1].shots"' in back and 'value="from-a-form"' in back
     again = _text_of(send(visitor, "/submit", on="/submit", do="yaml", **_fields(back)).text)
     assert again == text
+    digits = {"kind": "huggingface", "uri": "hf://datasets/org/digits", "revision": "0" * 40, "label_column": "digit"}
+    shards = {"kind": "webdataset", "uri": "shards/{0..3}.tar", "label_extension": "txt"}
+    tasks = [{"name": source["kind"], "source": source} for source in (digits, shards)]
+    other = yaml.safe_dump({"name": "others", "backbone": {"model": "demo"}, "tasks": tasks}, sort_keys=False)
+    form = send(visitor, "/submit", on="/submit", do="form", text=other, **{"as": "yaml"}).text
+    assert _text_of(send(visitor, "/submit", on="/submit", do="yaml", **_fields(form)).text) == other
     rich = text + "search: {space: {training.lr: [0.1, 0.2]}}\n"
     kept = send(visitor, "/submit", on="/submit", do="form", text=rich, **{"as": "yaml"})
     assert kept.status_code == 422 and _text_of(kept.text) == rich
