@@ -1,11 +1,13 @@
 """Laws of who may do what: roles on every route, tenants that cannot see each other, keys that end, an honest log."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.audit import REFUSALS_PER_MINUTE
 from service.control_plane import ControlPlane
 from service.roles import Role
 from tests.api.conftest import SPEC, YAML, run_to_the_end
@@ -198,6 +200,18 @@ def test_the_log_tells_who_changed_what_and_who_was_refused(
     two = client.get("/v1/audit", params={"limit": 2}, headers=admin).json()
     rest = client.get("/v1/audit", params={"before": two["next"]}, headers=admin).json()
     assert [entry["id"] for entry in two["entries"] + rest["entries"]] == [entry["id"] for entry in page["entries"]]
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(
+    client: TestClient, control_plane: ControlPlane, admin: dict[str, str]
+) -> None:
+    submitter = as_(client, control_plane, Role.SUBMITTER, "red")
+    for _ in range(REFUSALS_PER_MINUTE + 20):
+        assert client.post("/v1/jobs", headers={"Authorization": "Bearer guessed"} | YAML).status_code == 401
+    assert client.get("/v1/keys", headers=submitter).status_code == 403
+    client.post("/v1/jobs", content=SPEC, headers=submitter | YAML)
+    page = client.get("/v1/audit", params={"limit": 500}, headers=admin).json()
+    assert Counter(entry["status"] for entry in page["entries"]) == {401: REFUSALS_PER_MINUTE, 403: 1, 202: 1}
 
 
 def test_a_key_that_asks_too_often_waits_and_others_do_not(control_plane: ControlPlane) -> None:
