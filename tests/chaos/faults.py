@@ -125,7 +125,7 @@ def terminated_under_load(scene: Scene) -> None:
         askers = [threading.Thread(target=_ask, args=(scene, answers, over)) for _ in range(8)]
         for asker in askers:
             asker.start()
-        time.sleep(1.0)
+        wait_until(lambda: "ok" in answers, seconds=60, what="a client is answered")
         status, seconds = scene.service.stop()
         over.set()
         for asker in askers:
