@@ -10,6 +10,7 @@ as the password of HTTP Basic, with any user name, which browsers send along wit
 import base64
 import binascii
 import ipaddress
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from api.context import ControlPlaneOf, asked
 from api.problems import Forbidden, ForeignOrigin, TooManyRequests, Unauthorized
 from service.control_plane import ControlPlane
-from service.errors import JobNotFound
+from service.errors import DatabaseUnavailable, JobNotFound
 from service.roles import DEFAULT_TENANT, Principal, Role
 from service.settings import Settings
 
@@ -132,7 +133,8 @@ async def _principal(
     if info is None:
         raise Unauthorized(f"The API key is unknown, expired or revoked. {_HOW}")
     if control_plane.store.use_is_to_be_noted(info):
-        await anyio.to_thread.run_sync(control_plane.store.note_use, info)
+        with suppress(DatabaseUnavailable):  # a database whose disk is full can still be read
+            await anyio.to_thread.run_sync(control_plane.store.note_use, info)
     return Principal(info.tenant, info.role, info.name, info.prefix)
 
 

@@ -9,7 +9,9 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.audit import REFUSALS_PER_MINUTE
 from service.control_plane import ControlPlane
+from service.errors import DatabaseUnavailable
 from service.roles import Role
+from service.store import KeyInfo
 from tests.api.conftest import SPEC, YAML, run_to_the_end
 
 FOR_THE_HOUSE = {"/v1/keys", "/v1/audit", "/v1/tenants/{tenant}/quota", "/dashboard/{path}"}
@@ -200,6 +202,17 @@ def test_the_log_tells_who_changed_what_and_who_was_refused(
     two = client.get("/v1/audit", params={"limit": 2}, headers=admin).json()
     rest = client.get("/v1/audit", params={"before": two["next"]}, headers=admin).json()
     assert [entry["id"] for entry in two["entries"] + rest["entries"]] == [entry["id"] for entry in page["entries"]]
+
+
+def test_a_key_whose_use_cannot_be_written_down_reads_on(
+    client: TestClient, control_plane: ControlPlane, admin: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(key: KeyInfo) -> None:
+        raise DatabaseUnavailable("The disk is full.")
+
+    monkeypatch.setattr(control_plane.store, "note_use", full)
+    assert control_plane.store.use_is_to_be_noted(control_plane.store.list_keys()[0])
+    assert client.get("/v1/jobs", headers=admin).status_code == 200
 
 
 def test_a_flood_of_refusals_does_not_fill_the_log(
