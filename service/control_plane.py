@@ -165,6 +165,7 @@ class ControlPlane:
                 if coordinator.fence is not None:
                     keeper.measure(time.time())
                     keeper.purge(time.time())
+                    keeper.forget(time.time())
             except Exception:
                 log.exception("files were not looked after; the next try is in %.0f s", KEEP_SECONDS)
 

@@ -1,4 +1,5 @@
-"""Measures what jobs' files take, and removes jobs that were deleted, or are too old, after the settings' retention.
+"""Measures what jobs' files take, and removes what is kept no longer by the settings: jobs that were deleted or are too
+old, and old lines of the audit log.
 
 Everything it does can be done again: whoever takes over from one that died half-way ends what that one began.
 """
@@ -42,6 +43,11 @@ class Keeper:
             limit=limit,
         )
         return [job_id for job_id in due if self._remove(job_id)]
+
+    def forget(self, now: float) -> None:
+        """Removes what the audit log keeps no longer."""
+        if self._settings.audit_days is not None:
+            self._store.forget_audit(now - self._settings.audit_days * _DAY)
 
     def measure(self, now: float) -> None:
         """Finds out what the files of some jobs take, of those first that were not measured for longest."""

@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Any
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from service.database import Database
 from service.errors import CohortError, KeyNotFound
@@ -123,6 +123,11 @@ class KeyRows(Database):
         """Writes down what was done: the fields of `AuditRow`, without its number and time."""
         with self.write() as connection:
             connection.execute(insert(audit).values(values | {"at": self.now()}))
+
+    def forget_audit(self, before: float) -> None:
+        """Removes what was written down before then."""
+        with self.write() as connection:
+            connection.execute(delete(audit).where(audit.c.at < before))
 
     def audit_log(self, *, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[AuditRow]:
         """What was done, the newest first; `before` a number of the page before."""

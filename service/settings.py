@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     finished_retention_days: float | None = Field(default=None, gt=0)
     """Days after which a finished job that is not archived, and to which nothing has happened since, is deleted by
     itself.  Left out: never."""
+    audit_days: float | None = Field(default=400.0, gt=0)
+    """Days for which the audit log is kept; null: for ever."""
     max_device_workers: int = Field(default=2, ge=1)
     """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)

@@ -232,3 +232,15 @@ def test_no_plan_is_added_to_a_job_that_goes(
     with pytest.raises(JobNotFound):
         house.store.add_plan(job, trivial_plan(["a"], "all").outline(), saved.append)
     assert saved == []
+
+
+def test_the_audit_log_is_kept_for_as_long_as_the_settings_say(make_store: Stores, tmp_path: Path) -> None:
+    store = make_store()
+    house = House(store, tmp_path)
+    store.add_audit(action="old", status=200)
+    house.time += 31 * DAY
+    store.add_audit(action="new", status=200)
+    for days, kept in ((None, ["new", "old"]), (30.0, ["new"])):
+        settings = house.settings.model_copy(update={"audit_days": days})
+        Keeper(store, settings).forget(house.time)
+        assert [entry.action for entry in store.audit_log()] == kept
