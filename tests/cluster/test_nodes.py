@@ -161,8 +161,7 @@ def test_ranks_go_on_from_their_last_checkpoint_after_a_machine_is_lost(world: W
     assert "group_retried" in {event.kind for event in world.service.client.events(job)}
     (group,) = world.steps(job)
     steps = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", world.service.client.log(job, group)[0])]
-    # what two threads of the group's actor heard at nearly the same moment may stand in the other order
-    begun_again = [after for before, after in pairwise(steps) if after < before - 1]
+    begun_again = [after for before, after in pairwise(steps) if after < before]
     assert steps[-1] == STEPS and steps.count(steps[0]) == 1, "nothing was trained anew from the start"
     assert all(step >= CHECKPOINT and step % CHECKPOINT in (0, 1) for step in begun_again), begun_again
 

@@ -19,7 +19,7 @@ from ray.exceptions import ActorAlreadyExistsError
 
 from workers.launching.launcher import DuplicateAttempt, Launcher, Running
 from workers.launching.placement import beside_me
-from workers.launching.ray_group import NAMESPACE, Group, group_actor_name
+from workers.launching.ray_group import LONG, NAMESPACE, Group, group_actor_name
 from workers.launching.ray_metrics import StageMetrics
 from workers.launching.ray_running import Actor, RayRunning
 from workers.launching.ray_warm import Warmth, end_orphans
@@ -29,6 +29,7 @@ from workers.launching.work import GroupUnit, SearchWork, Work
 
 DRAIN_POLL_SECONDS = 5.0
 """Between two looks for machines that are about to be taken away."""
+_GROUP: Any = ray.remote(concurrency_groups={LONG: 1})(Group)  # pyright: ignore[reportCallIssue]: Ray's types lack it
 
 
 class RayLauncher(Launcher):
@@ -268,11 +269,9 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "name": name, "namespace": NAMESPACE}
     options["scheduling_strategy"] = beside_me()
     if devices > 1 or unit.kind == "search":
-        # run_ranks and run_search block one slot while others report and the driver takes; Ray Train and Tune read
-        # these when they start, and Train's default of one look at the ranks every two seconds is slow beside a
-        # prompt's training; Train's guard over the devices of a controller that dies asks whatever Ray this machine
-        # started last, unless it is told which, and then they are never given back
-        options["max_concurrency"] = 8
+        # Ray Train and Tune read these when they start, and Train's default of one look at the ranks every two seconds
+        # is slow beside a prompt's training; Train's guard over the devices of a controller that dies asks whatever
+        # Ray this machine started last, unless it is told which, and then they are never given back
         options["runtime_env"] = {
             "env_vars": {
                 "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
@@ -282,7 +281,7 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
             }
         }
     try:
-        return ray.remote(Group).options(**options).remote(job, attempt, unit.id, list(unit.tasks))
+        return _GROUP.options(**options).remote(job, attempt, unit.id, list(unit.tasks))
     except ActorAlreadyExistsError as error:
         raise DuplicateAttempt(
             f"Attempt {attempt} of {job} found the actor {name!r} alive: another attempt still runs. "

@@ -2,9 +2,11 @@
 
 Started by the group's actor.  Ray Train brings up the processes and torch.distributed; progress, wishes and outcome go
 through the group's actor, and checkpoints through the training room, because Ray Train's own reports are rate-limited
-and its checkpoints are not committed when `report` returns.
+and its checkpoints are not committed when `report` returns.  The group's actor and Ray Train's controller import this
+module, one after the other, and compute nothing: the room that computes is loaded by the ranks.
 """
 
+import importlib
 import re
 import time
 from contextlib import suppress
@@ -18,7 +20,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from workers.failures import FailureClass, classify
 from workers.launching.board import Outcome
-from workers.launching.execute import ClipCache, attempt, execute
 from workers.launching.placement import beside_me
 from workers.launching.ray_group import NAMESPACE, group_actor_name
 from workers.launching.ray_storage import ray_storage
@@ -103,7 +104,7 @@ def _rank(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     ranks = Ranks(rank=context.get_world_rank(), world_size=context.get_world_size())
     actor = ray.get_actor(group_actor_name(config["job"], config["group"]), namespace=NAMESPACE)
-    clip_cache: ClipCache = {}
+    room = importlib.import_module("workers.launching.execute")
     asked_at, wish = 0.0, False
 
     def should_stop() -> bool:
@@ -120,10 +121,10 @@ def _rank(config: dict[str, Any]) -> None:
     def log(text: str) -> None:
         actor.log.remote(f"rank {ranks.rank}: {text}")
 
-    outcome = attempt(
-        lambda: execute(
+    outcome = room.attempt(
+        lambda: room.execute(
             work,
-            clip_cache=clip_cache,
+            clip_cache={},
             device=config["device"],
             should_stop=should_stop,
             report=report,
