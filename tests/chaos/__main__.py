@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.oracle import left_on_ray
 from tests.chaos.soak import soak
 from tests.chaos.trials import Row, Undisturbed, trial
 from tests.chaos.world import World
@@ -61,9 +62,12 @@ def _told(world: World, rows: dict[str, Row]) -> Iterator[World]:
     """A world that is closed in the end, and what was left of it then."""
     try:
         yield world
+        was_open = world.is_open
+        left = left_on_ray(world.service) if was_open else []
     finally:
-        was_open, left = world.is_open, world.close()
+        left_alive = world.close()
     if was_open:
+        left += left_alive
         _tell(world, Row("nothing left in the end", 1, int(not left), complaints=left), rows)
 
 

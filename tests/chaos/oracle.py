@@ -2,12 +2,12 @@
 
 The events have no gap and came over the stream as they are stored; every move is one of the table; every group ended as
 the job says; weights, similarities and scores are those of a run that nothing interrupted; and soon nothing is left of
-it: no driver, no actor, no placement group, no draft.
+it: no driver, no actor but a warm device worker, no placement group, no draft.
 """
 
-import contextlib
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,8 @@ LEFT_SECONDS = 60.0
 
 RAYS_OWN = "_AutoscalingCoordinatorActor"
 """One actor a cluster that Ray Train starts for itself and keeps."""
+WARM = 2
+"""Device workers that may wait for the next job: as many as there are CPUs."""
 
 
 class Watched:
@@ -65,7 +67,7 @@ def complaints(
     else:
         found = Outcome.of(client, job_id)
         told += [] if undisturbed is None else undisturbed.differences(found)
-    return [*told, *left_over(service, storage, job_id)]
+    return [*told, *left_over(service, storage, job_id, warm=WARM)]
 
 
 def all_events(client: Cohort, job_id: str) -> list[wire.Event]:
@@ -116,29 +118,40 @@ def _of_groups(client: Cohort, job: wire.Job) -> list[str]:
     ]
 
 
-def left_over(service: Service, storage: Storage, job_id: str) -> list[str]:
-    """What is left of a job that has finished, once it has had its time to go; the service runs nothing else."""
+def left_over(service: Service, storage: Storage, job_id: str, *, warm: int = 0) -> list[str]:
+    """What is left of a job that has finished, once it has had its time to go; the service runs nothing else.
+
+    `warm`: how many device workers may stay, for the next job.
+    """
+    return _in_time(lambda: [*_of_job(storage, job_id), *_on_ray(service, warm)])
+
+
+def left_on_ray(service: Service) -> list[str]:
+    """What is left of all jobs, warm device workers too, once it has had its time to go."""
+    return _in_time(lambda: _on_ray(service, warm=0))
+
+
+def _in_time(left: Callable[[], list[str]]) -> list[str]:
     deadline = time.monotonic() + LEFT_SECONDS
-    while (told := _left_now(service, storage, job_id)) and time.monotonic() < deadline:
+    while (told := left()) and time.monotonic() < deadline:
         time.sleep(0.5)
     return told
 
 
-def _left_now(service: Service, storage: Storage, job_id: str) -> list[str]:
-    told = [f"left over: {name}" for name in storage.drafts(job_id)]
+def _of_job(storage: Storage, job_id: str) -> list[str]:
     driver = driver_of(job_id)
-    if driver is not None:
-        told.append(f"left over: its driver, process {driver.pid}")
-    with contextlib.suppress(requests.RequestException, Unreachable):
-        told += [
-            f"left over: actor {actor.kind} {actor.name} (process {actor.pid})"
-            for actor in service.actors()
-            if actor.kind != RAYS_OWN
-        ]
-        told += [
-            f"left over: placement group {each['placement_group_id']}"
-            for each in service.ray_state("placement_groups")
-            if each["state"] != "REMOVED"
-        ]
-        return told
-    return [*told, "left over: nobody knows, because Ray does not answer"]
+    told = [] if driver is None else [f"left over: its driver, process {driver.pid}"]
+    return [*told, *(f"left over: {name}" for name in storage.drafts(job_id))]
+
+
+def _on_ray(service: Service, warm: int) -> list[str]:
+    try:
+        actors = [actor for actor in service.actors() if actor.kind != RAYS_OWN]
+        groups = [each for each in service.ray_state("placement_groups") if each["state"] != "REMOVED"]
+    except (requests.RequestException, Unreachable):
+        return ["left over: nobody knows, because Ray does not answer"]
+    may_stay = [actor for actor in actors if actor.kind == "DeviceWorker"][:warm]
+    return [
+        *(f"left over: actor {each.kind} {each.name} (process {each.pid})" for each in actors if each not in may_stay),
+        *(f"left over: placement group {each['placement_group_id']}" for each in groups),
+    ]
