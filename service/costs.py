@@ -1,8 +1,9 @@
-"""What a job's groups will cost in seconds, learned from the groups that finished before, of this job and others."""
+"""What a job's groups will cost in seconds and in memory, learned from what ran before, of this job and others."""
 
 from service.spec import JobSpec
 from service.store import Store
 from workers.launching.cost_model import CostModel, Step, learn
+from workers.launching.footprint import Footprint
 
 
 def learned_costs(store: Store, spec: JobSpec) -> CostModel | None:
@@ -16,6 +17,18 @@ def learned_costs(store: Store, spec: JobSpec) -> CostModel | None:
         if group.seconds is not None and job.is_readable and _trained_like(job.spec, spec)
     ]
     return learn(steps)
+
+
+def learned_footprints(store: Store, job_id: str, spec: JobSpec) -> list[Footprint]:
+    """What passes of such groups took of their devices' memory, the latest last; else what the job's own shared prompt
+    took, which also sends all of its images and sentences through the backbone and back."""
+    own = [(group.kind, Footprint(**group.memory)) for group in store.groups(job_id) if group.memory is not None]
+    passes = [
+        Footprint(**group.memory)
+        for job, group in store.finished_groups()
+        if group.memory is not None and job.is_readable and _trained_like(job.spec, spec)
+    ]
+    return passes or [footprint for kind, footprint in own if kind == "shared"]
 
 
 def _trained_like(theirs: JobSpec, ours: JobSpec) -> bool:

@@ -239,12 +239,19 @@ class Group:
     """Class and newest checkpoint of every time that it failed by itself, not in the company of others."""
     microbatches: int
     """Parts that its batches are taken in; more than 1 after it ran out of memory."""
+    memory: dict[str, int] | None
+    """What the pass took that it trained in, as a `Footprint`; None where nobody measured it."""
     updated_at: datetime
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory that its pass held at a time."""
+        return None if self.memory is None else self.memory["peak"]
 
     @classmethod
     def of(cls, row: Row) -> Self:
         same = ("id", "kind", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
-        same += ("images_per_step", "texts_per_step", "failures", "microbatches")
+        same += ("images_per_step", "texts_per_step", "failures", "microbatches", "memory")
         return cls(
             **{name: row[name] for name in same},
             tasks=tuple(row["tasks"]),

@@ -123,6 +123,7 @@ groups = Table(
     Column("failures", Integer, nullable=False, server_default="0"),  # times that it failed, over all attempts
     Column("tries", JSON, nullable=False, server_default="[]"),  # [class, newest checkpoint] of those it failed alone
     Column("microbatches", Integer, nullable=False, server_default="1"),  # parts that its batches are taken in
+    Column("memory", JSON),  # what the pass took that it trained in: a `Footprint`
     Column("updated_at", Float, nullable=False),
 )
 

@@ -18,7 +18,7 @@ from service.records import Event, Group, Job, Metric, PlanRow, ResultRow
 from service.states import ACTIVE
 
 _GROUP_FIELDS = ("kind", "tasks", "state", "step", "num_steps", "losses", "reason", "worker", "parameters", "seconds")
-_GROUP_FIELDS += ("images_per_step", "texts_per_step", "failure", "failures", "tries", "microbatches")
+_GROUP_FIELDS += ("images_per_step", "texts_per_step", "failure", "failures", "tries", "microbatches", "memory")
 _NEW_GROUP: dict[str, Any] = {
     "state": "waiting",
     "step": 0,
@@ -34,6 +34,7 @@ _NEW_GROUP: dict[str, Any] = {
     "failures": 0,
     "tries": [],
     "microbatches": 1,
+    "memory": None,
 }
 
 

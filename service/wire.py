@@ -173,6 +173,8 @@ class Group(Message):
     """Trained numbers: group-shared, task-specific and in all."""
     seconds: float | None
     """How long its training took."""
+    peak_bytes: int | None = None
+    """The most memory that the pass in which it trained held at a time, on its device; null until it is done."""
     cohesion: float | None = None
     """Mean similarity of its tasks, for groups of the plan."""
     why: str | None = None

@@ -5,12 +5,14 @@ siblings are done; one whose process vanished is tried again as it was, once.  W
 again is a matter of its class of failure (`tries.py`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from service.costs import learned_costs
+from service.costs import learned_costs, learned_footprints
 from service.retries import Again, GivenUp
 from service.stages.run import Interrupted, JobRun
 from service.stages.supervise import Later, supervise
@@ -19,6 +21,7 @@ from service.stages.validate import fingerprints
 from workers.failures import FailureClass
 from workers.launching.board import Outcome
 from workers.launching.cost_model import CostModel
+from workers.launching.footprint import USABLE, Footprint, fits, size_of
 from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
 from workers.launching.work import GroupUnit, PassWork, Work
 from workers.training.config import TrainConfig
@@ -61,9 +64,7 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
         alike: dict[tuple[TrainConfig, int], list[GroupUnit]] = {}  # one pass has one optimiser's settings
         for unit in missing:
             alike.setdefault((trainings[unit.id], tries.microbatches(unit)), []).append(unit)
-        passes = [
-            members for units in alike.values() for members in pack(units, run.launcher.capacity(), MAX_IMAGES_PER_STEP)
-        ]
+        passes = _packed(run, list(alike.values()), tries)
     else:
         passes = [[unit] for unit in missing]
     passes.sort(key=_cost, reverse=True)
@@ -77,6 +78,10 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
 
     def on_end(work: Work, outcome: Outcome) -> list[Work | Later]:
         landing.land(work.groups)
+        if outcome.kind == "done":
+            took = asdict(Footprint(*size_of(work.groups, work.microbatches), **outcome.value["memory"]))
+            for unit in work.groups:
+                run.update_group(unit.id, memory=took)
         unfinished = [unit for unit in work.groups if not landing.is_done(unit)]
         if len(unfinished) > 1 and not outcome.hits_all:
             return in_company(unfinished, outcome)
@@ -122,6 +127,32 @@ def run_passes(run: JobRun, units: Sequence[GroupUnit], trainings: Mapping[str, 
 
 def _cost(units: Sequence[GroupUnit]) -> float:
     return sum(unit.cost for unit in units)
+
+
+def _packed(run: JobRun, alike: Sequence[Sequence[GroupUnit]], tries: Tries) -> list[list[GroupUnit]]:
+    """As few passes as there are workers, and as many as it takes for each to fit into its device's memory."""
+    workers = run.launcher.capacity()
+    known = learned_footprints(run.store, run.job, run.spec)
+    room = USABLE * known[-1].available / run.launcher.sharers() if known else math.inf
+
+    def fit(units: Sequence[GroupUnit]) -> bool:
+        return fits(size_of(units, tries.microbatches(units[0])), known=known, room=room)
+
+    passes = [members for units in alike for members in pack(units, workers, MAX_IMAGES_PER_STEP, fit)]
+    fewer = sum(len(pack(units, workers, MAX_IMAGES_PER_STEP)) for units in alike)
+    if len(passes) > fewer:
+        most = max(known, key=lambda each: each.images)
+        run.event(
+            "split_for_memory",
+            f"{len(passes)} passes and not {fewer}, so that each fits into {_mib(room)} of memory: a step of "
+            f"{most.images} images and {most.texts} class sentences took {_mib(most.peak)}.",
+            data={"passes": [[unit.id for unit in units] for units in passes], "bytes": int(room)},
+        )
+    return passes
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:

@@ -5,15 +5,18 @@ What brings SciPy and scikit-learn is loaded after the training, so that its fir
 """
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import asdict
 
 from service.measurements import SIGNATURES as ARTIFACT
 from service.stages.parent import parent_of
 from service.stages.run import JobRun
-from service.stages.tries import newest_checkpoint, run_alone
-from service.stages.validate import fingerprints, profiled_method
+from service.stages.tries import Tries, newest_checkpoint, run_alone
+from service.stages.validate import datasets, fingerprints, profiled_method
 from service.states import JobState
 from workers import faults
-from workers.launching.work import GroupUnit, ProfileWork
+from workers.launching.footprint import Footprint, size_of
+from workers.launching.work import GroupUnit, ProfileWork, train_unit
 
 
 def announce(run: JobRun) -> None:
@@ -53,10 +56,19 @@ def _train_shared_prompt(run: JobRun) -> None:
         directory=run.files.path(ARTIFACT).parent,
     )
     said = "The shared prompt could not be trained: "
-    run_alone(run, work, said=said, come_to=lambda: newest_checkpoint(work.directory))
+    found = run_alone(run, work, said=said, come_to=lambda: newest_checkpoint(work.directory))
     faults.point("driver.signatures.written")
-    run.update_group(unit.id, state="done")
+    run.update_group(unit.id, state="done", memory=None if found is None else _footprint(run, found["memory"]))
     run.event("profiled", "The shared prompt is trained and every task's signature is recorded.")
+
+
+def _footprint(run: JobRun, memory: Mapping[str, int]) -> dict[str, int]:
+    """What a step of the shared prompt over all tasks took, from which the groups' passes are planned."""
+    found, spec = datasets(run), run.spec
+    sizes = {name: task["num_train"] for name, task in found.items()}
+    classes = {name: len(task["class_names"]) for name, task in found.items()}
+    unit = train_unit("shared", "shared", tuple(found), profiled_method(spec), spec.training, sizes, classes)
+    return asdict(Footprint(*size_of([unit], Tries(run).microbatches(unit)), **memory))
 
 
 def _shared_unit(run: JobRun) -> GroupUnit:

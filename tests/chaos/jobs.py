@@ -41,14 +41,14 @@ def two_ranks(name: str = "two-ranks", **training: Any) -> dict[str, Any]:
     }
 
 
-def tiny(name: str) -> dict[str, Any]:
+def tiny(name: str, **training: Any) -> dict[str, Any]:
     """As little as a job can be: one group, a few steps."""
     return {
         "name": name,
         "backbone": {"model": "demo"},
         "tasks": [_task(task) for task in SINGLE],
         "method": {"kind": "mmap", "num_tokens": 2, "source_shape": [2, 2], "sharing": "all"},
-        "training": _training(max_steps=3),
+        "training": _training(**({"max_steps": 3} | training)),
         "baselines": [],
     }
 

@@ -30,6 +30,7 @@ from service.spec import JobSpec, parse_spec
 from service.states import JobState
 from service.store import Store
 from workers.launching.inline import InlineLauncher
+from workers.launching.launcher import Launcher
 
 SPEC = """\
 name: two-tasks
@@ -166,8 +167,8 @@ class World:
     def submit(self, spec: JobSpec) -> str:
         return self.store.create_job(spec)[0].id
 
-    def attempt(self, job: str, number: int | None = None) -> JobState:
-        launcher = InlineLauncher()
+    def attempt(self, job: str, number: int | None = None, launcher: Launcher | None = None) -> JobState:
+        launcher = launcher or InlineLauncher()
         try:
             return run_job(
                 job,

@@ -1,6 +1,7 @@
 """Laws of the driver: every stage once, resumable at every boundary, wishes honoured, a stale attempt silent."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from service.driver import main
 from service.settings import Settings
 from service.states import Desired, JobState
 from service.store import Store
+from workers.launching.fake import IMAGE_BYTES, WEIGHT_BYTES, FakeLauncher
+from workers.launching.footprint import USABLE
 from workers.seals import read_sealed, seal
 from workers.storage import make_folder
 from workers.storage_mark import mark_storage
@@ -102,6 +105,25 @@ def test_the_second_job_of_a_kind_is_told_what_to_expect(make_world, make_spec):
     assert expected["seconds"] > 0
     trained = {group.id for group in world.store.groups(second) if group.kind in ("plan", "all")}
     assert set(expected["groups"]) == trained
+
+
+def test_passes_are_no_larger_than_what_the_shared_prompt_showed_to_fit(make_world, make_spec):
+    def passes(available: int) -> list[list[str]] | None:
+        world = make_world(Store("sqlite://"))
+        job = world.submit(make_spec())
+        assert world.attempt(job, launcher=FakeLauncher(available=available)) == JobState.SUCCEEDED, world.why(job)
+        assert {group.memory["available"] for group in world.store.groups(job) if group.memory} == {available}
+        told = [event for event in world.store.events(job) if event.kind == "split_for_memory"]
+        return told[0].data["passes"] if told else None
+
+    assert passes(2**30) is None, "all in one pass"
+    room = WEIGHT_BYTES + 8 * IMAGE_BYTES  # the images of two tasks; `all` has three
+    split = passes(math.ceil(room / USABLE))
+    assert split is not None
+    assert [units for units in split if len(units) > 1] and [units for units in split if units == ["all"]]
+    assert all(sum(unit.startswith("alone-") for unit in units) <= 2 for units in split)
+    units = [unit for units in split for unit in units]
+    assert len(units) == len(set(units)) and {"g1", "all", "zero-shot", "alone-art"} <= set(units)
 
 
 @pytest.mark.parametrize("boundary", STAGES)

@@ -3,7 +3,6 @@
 Nothing stays: images and results go to a temporary folder.
 """
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from workers.clip.frozen import FrozenCLIP
 from workers.data.config import TaskConfig
@@ -21,6 +19,7 @@ from workers.data.sources import list_task
 from workers.data.splits import split_items
 from workers.failures import DataError
 from workers.launching.estimate_work import EstimateWork, Tried
+from workers.launching.memory import forget_peak, memory_use
 from workers.launching.work import PassWork, ProfileWork, ValidateWork, Work
 from workers.training.results import LEARNED, TEXT_FEATURES, Progress
 from workers.training.signatures import SIGNATURES
@@ -43,8 +42,7 @@ def try_out(
             raise Stopped("stopped before all images were read")
 
     backbone = time.time() - began_at
-    if clip.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(clip.device)
+    forget_peak(clip.device)
     with TemporaryDirectory(prefix="cohort-estimate-") as scratch:
         folder, first_at = Path(scratch), dict[int, float]()
 
@@ -61,8 +59,16 @@ def try_out(
         tasks = ()
         if isinstance(small, ValidateWork):
             tasks = tuple(told | read[told["name"]][1] for told in found["tasks"])
+        used = memory_use(clip.device)
         tried = Tried(
-            began_at=began_at, backbone=backbone, tasks=tasks, **clock, **_counts(small, data), **_memory(clip.device)
+            began_at=began_at,
+            backbone=backbone,
+            tasks=tasks,
+            memory=used.of,
+            peak=used.peak,
+            available=used.available,
+            **clock,
+            **_counts(small, data),
         )
     return tried.as_json()
 
@@ -134,26 +140,3 @@ def _images(small: ProfileWork | PassWork, data: Mapping[str, TaskData]) -> dict
         "images": sum(min(count, small.training.batch_size) for count in trained),
         "train_images": sum(trained),
     }
-
-
-def _memory(device: torch.device) -> dict[str, Any]:
-    """The peak since the work began on an accelerator, of the process's whole life elsewhere, and what there was."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        peak = torch.cuda.max_memory_reserved(device)
-        return {"memory": "device", "peak": peak, "available": free + torch.cuda.memory_reserved(device)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return {"memory": "process", "peak": peak, "available": min([_free_on_machine() + own, *_limits()])}
-
-
-def _free_on_machine() -> int:
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def _limits() -> list[int]:
-    """The limit of this process's container, if it has one (control groups, version 2)."""
-    path = Path("/sys/fs/cgroup/memory.max")
-    text = path.read_text().strip() if path.is_file() else "max"
-    return [] if text == "max" else [int(text)]

@@ -17,6 +17,7 @@ from workers.faults import Crash
 from workers.launching.board import Outcome
 from workers.launching.estimate import try_out
 from workers.launching.estimate_work import EstimateWork
+from workers.launching.memory import forget_peak, memory_use
 from workers.launching.work import MeasureWork, PassWork, ProfileWork, ValidateWork, Work
 from workers.training.distributed import Ranks
 from workers.training.results import Progress
@@ -67,7 +68,16 @@ def execute(
         except ValueError as error:
             raise DataError(str(error)) from error
         _refuse_changed(data[task.name], work.fingerprints.get(task.name))
-    return _perform(work, clip, data, should_stop=should_stop, report=report, log=log, ranks=ranks)
+    forget_peak(clip.device)
+    found = _perform(work, clip, data, should_stop=should_stop, report=report, log=log, ranks=ranks)
+    return found | {"memory": _memory(clip)}
+
+
+def _memory(clip: FrozenCLIP) -> dict[str, int]:
+    """What the work took; who knows its images and texts makes a `Footprint` of it."""
+    used = memory_use(clip.device)
+    weights = clip.num_parameters * clip.image.dtype.itemsize
+    return {"weights": weights, "peak": used.peak, "available": used.available}
 
 
 def _perform(

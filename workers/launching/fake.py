@@ -29,6 +29,8 @@ from workers.training.results import GroupResult, Progress, TaskResult, Validati
 NUM_WEIGHTS = 8
 NUM_TRAIN, NUM_VAL, NUM_TEST = 8, 4, 10
 """Images that every task is said to have."""
+WEIGHT_BYTES, IMAGE_BYTES = 2**20, 2**18
+"""What is said to be in memory: the backbone, and a training image of a step."""
 _SIZE = 12
 _CHECKPOINT = "fake-checkpoint.json"
 _SIGNATURES = "signatures.npz"
@@ -43,11 +45,12 @@ class FakeStopped(Exception):
 class FakeRunning(Running):
     """A work that goes a few steps further whenever somebody waits for it."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, available: int) -> None:
         super().__init__(work)
         self.boards = {unit.id: GroupBoard(unit.id) for unit in work.groups}
         self.outcome: Outcome | None = None
         self._stopped = False
+        self._available = available
         self._steps = _steps(work, self.boards, lambda: self._stopped)
 
     @property
@@ -84,7 +87,7 @@ class FakeRunning(Running):
         try:
             next(self._steps)
         except StopIteration as end:
-            return Outcome("done", value=end.value)
+            return Outcome("done", value=end.value | {"memory": _memory(self.work, self._available)})
         except FakeStopped as stopped:
             return Outcome("stopped", error=str(stopped))
         except Exception as error:
@@ -99,15 +102,22 @@ class FakeLauncher(Launcher):
     """Device workers that are not there."""
 
     def __init__(
-        self, devices: int = 1, *, steps_per_look: int = 2, sleep: Callable[[float], None] = time.sleep
+        self,
+        devices: int = 1,
+        *,
+        available: int = 2**30,
+        steps_per_look: int = 2,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """
         Args:
             devices: that it claims to have; as many works of one device each run at a time.
+            available: bytes of memory that every device is said to have.
             steps_per_look: steps that every work takes while somebody waits for any.
             sleep: how time is spent where nothing runs.
         """
         self._devices = devices
+        self._available = available
         self._steps_per_look = steps_per_look
         self._sleep = sleep
         self._started: list[FakeRunning] = []
@@ -116,6 +126,9 @@ class FakeLauncher(Launcher):
         if devices > self._devices:
             raise ValueError(f"devices_per_group={devices}: there are {self._devices} fake devices. Use no more.")
         return self._devices // devices
+
+    def sharers(self) -> int:
+        return 1
 
     def check_search(self, search: SearchConfig) -> None:
         raise ValueError("search: a fake launcher tries no settings. Run the job on Ray, or set search to null.")
@@ -127,7 +140,7 @@ class FakeLauncher(Launcher):
         """Nothing to do: nobody looks into this process from outside."""
 
     def start(self, work: Work) -> FakeRunning:
-        running = FakeRunning(work)
+        running = FakeRunning(work, self._available)
         self._started.append(running)
         return running
 
@@ -177,6 +190,13 @@ def _steps(work: Work, boards: dict[str, GroupBoard], stopped: Callable[[], bool
             return (yield from _train(work, boards, stopped))
         case _:
             raise ValueError(f"{type(work).__name__}: a fake launcher does not know such a work.")
+
+
+def _memory(work: Work, available: int) -> dict[str, int]:
+    """What a work is said to take: the backbone, and the images of a step."""
+    per_task = min(work.training.batch_size, NUM_TRAIN) if isinstance(work, PassWork | ProfileWork) else 0
+    images = per_task * sum(len(unit.tasks) for unit in work.groups)
+    return {"weights": WEIGHT_BYTES, "peak": WEIGHT_BYTES + images * IMAGE_BYTES, "available": available}
 
 
 def _check(stopped: Callable[[], bool]) -> Iterator[None]:

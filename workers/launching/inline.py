@@ -108,6 +108,9 @@ class InlineLauncher(Launcher):
             )
         return 1
 
+    def sharers(self) -> int:
+        return 1
+
     def check_search(self, search: SearchConfig) -> None:
         raise ValueError(
             "search: hyper-parameters are searched with Ray Tune, and this job runs in one process without Ray. "

@@ -60,6 +60,10 @@ class Launcher(ABC):
         """How many works that span `devices` devices each can run at the same time.  ValueError where none ever can."""
 
     @abstractmethod
+    def sharers(self) -> int:
+        """How many device workers share one accelerator's memory at most, or without one a machine's."""
+
+    @abstractmethod
     def check_search(self, search: SearchConfig) -> None:
         """ValueError where this launcher cannot run such a search."""
 

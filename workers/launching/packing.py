@@ -56,32 +56,34 @@ def longest_first(items: Sequence[Item], *, num_bins: int, cost: Callable[[Item]
     return bins
 
 
-def pack(units: Sequence[Unit], num_workers: int, max_images_per_step: int | None = None) -> list[list[Unit]]:
+def pack(
+    units: Sequence[Unit],
+    num_workers: int,
+    max_images_per_step: int | None = None,
+    fits: Callable[[Sequence[Unit]], bool] = lambda units: True,
+) -> list[list[Unit]]:
     """Balanced passes for `num_workers` device workers, the costliest pass first.
 
     Without a cap there are at most `num_workers` passes: one forward pass per worker serves all of its groups, which
     keeps one backbone in memory and one kernel launch per layer.  A pass whose groups would together exceed
-    `max_images_per_step` is split; a group that alone exceeds the cap has a pass of its own, since only the user's
-    batch size can make it smaller.
+    `max_images_per_step`, or do not fit, is split; a group that does so alone has a pass of its own, since only the
+    user's batch size can make it smaller.
     """
     if max_images_per_step is not None and max_images_per_step < 1:
         raise ValueError(f"max_images_per_step={max_images_per_step}: use at least 1, or None for no cap.")
     passes: list[list[Unit]] = []
     for members in longest_first(units, num_bins=num_workers, cost=lambda unit: unit.cost):
-        passes += _split(members, max_images_per_step)
+        passes += _split(members, max_images_per_step, fits)
     return sorted(passes, key=lambda members: sum(unit.cost for unit in members), reverse=True)
 
 
-def _split(members: list[Unit], cap: int | None) -> list[list[Unit]]:
+def _split(members: list[Unit], cap: int | None, fits: Callable[[Sequence[Unit]], bool]) -> list[list[Unit]]:
     """First fit, in order of cost."""
-    if not members:
-        return []
-    if cap is None:
-        return [members]
     passes: list[list[Unit]] = []
     for unit in members:
         for placed in passes:
-            if sum(other.images_per_step for other in placed) + unit.images_per_step <= cap:
+            together = [*placed, unit]
+            if (cap is None or sum(each.images_per_step for each in together) <= cap) and fits(together):
                 placed.append(unit)
                 break
         else:

@@ -91,6 +91,12 @@ class RayLauncher(Launcher):
             return int(min(workers_on_gpus(present, self._gpus_per_worker), self._devices))
         return int(max(1, min(self._max_device_workers, present / self.num_threads, self._devices)))
 
+    def sharers(self) -> int:
+        if self._device == "cuda":
+            return workers_on_gpus(1, self._gpus_per_worker)
+        largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+        return max(1, min(self.capacity(), int(largest // self.num_threads)))
+
     def check_search(self, search: SearchConfig) -> None:
         if search.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
             raise ValueError(

@@ -59,6 +59,13 @@ def test_a_pass_leaves_a_result_for_each_of_its_groups_and_tells_every_step_in_o
     assert {group for update in updates for group, _ in update.lines} == {"g1", "g2"}
 
 
+def test_every_work_tells_what_it_took_of_its_devices_memory(launcher, make_pass):
+    _, outcome = ended(launcher, launcher.start(with_steps(make_pass({"g1": ("art",)}, job="job-memory"), 3)))
+    memory = outcome.value["memory"]
+    assert 0 < memory["weights"] < memory["peak"] <= memory["available"]
+    assert launcher.sharers() >= 1
+
+
 def test_stop_ends_a_work_with_a_checkpoint_from_which_the_next_start_comes_to_the_same(launcher, make_pass):
     settings = {"max_steps": 40, "checkpoint_every": 1000, "job": "job-again"}
     whole = with_steps(make_pass({"g1": ("art",)}, into="whole", **settings), 40)

@@ -55,6 +55,13 @@ def test_a_pass_never_exceeds_the_cap_unless_one_group_alone_does():
     assert [unit.name for unit in next(members for members in passes if members[0].name == "wide")] == ["wide"]
 
 
+def test_a_pass_is_split_where_it_does_not_fit_and_a_group_that_never_fits_runs_alone():
+    units = [Parcel("wide", 9.0, 300), *(Parcel(f"g{i}", 3.0, 48) for i in range(9))]
+    passes = pack(units, 1, None, lambda members: sum(unit.images_per_step for unit in members) <= 100)
+    assert sorted(len(members) for members in passes) == [1, 1, 2, 2, 2, 2]
+    assert ["wide"] in [[unit.name for unit in members] for members in passes]
+
+
 def test_the_costliest_pass_comes_first():
     costs = [sum(u.cost for u in m) for m in pack([Parcel(str(c), c, 10) for c in (1.0, 8.0, 3.0, 5.0)], 2, 10)]
     assert costs == sorted(costs, reverse=True)
