@@ -12,7 +12,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.errors import DatabaseUnavailable
+from service.states import ACTIVE, JobState
 from service.store import Store
+from workers.failures import FailureClass
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
@@ -39,6 +41,9 @@ class Telemetry:
             ["state", "failure"],
             registry=every,
         )
+        for state in set(JobState) - ACTIVE:  # from 0: where a series begins at 1, no increase is seen
+            for failure in ("", *FailureClass) if state in (JobState.QUEUED, JobState.FAILED) else ("",):
+                self._ends.labels(state, failure)
         self._reconcile_seconds = Histogram(
             "cohort_reconcile_seconds", "Seconds of a look of the coordinator.", buckets=_QUICK, registry=every
         )
@@ -68,8 +73,7 @@ class Telemetry:
 
     def _transaction(self, kind: str, seconds: float, answered: bool) -> None:
         self._store_seconds.labels(kind).observe(seconds)
-        if not answered:
-            self._store_failures.labels(kind).inc()
+        self._store_failures.labels(kind).inc(not answered)
 
 
 class _Jobs(Collector):

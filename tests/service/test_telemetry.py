@@ -60,6 +60,12 @@ def test_the_wait_of_a_job_is_counted_from_when_it_could_have_started(world: Wor
     assert world.value("cohort_queue_oldest_seconds") == 0
 
 
+def test_every_way_to_end_is_counted_from_zero_so_that_the_first_one_is_an_increase(world: World) -> None:
+    told = generate_latest(world.telemetry.registry).decode()
+    for failure in FailureClass:
+        assert f'cohort_attempts_ended_total{{failure="{failure}",state="FAILED"}} 0.0' in told
+
+
 def test_attempts_are_counted_by_how_they_ended_whoever_ended_them(world: World) -> None:
     job = world.store.create_job(SPEC)[0].id
     world.tick()
