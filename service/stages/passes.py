@@ -5,7 +5,6 @@ siblings are done; one whose process vanished is tried again as it was, once.  W
 again is a matter of its class of failure (`tries.py`).
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -132,8 +131,8 @@ def _cost(units: Sequence[GroupUnit]) -> float:
 def _packed(run: JobRun, alike: Sequence[Sequence[GroupUnit]], tries: Tries) -> list[list[GroupUnit]]:
     """As few passes as there are workers, and as many as it takes for each to fit into its device's memory."""
     workers = run.launcher.capacity()
-    known = learned_footprints(run.store, run.job, run.spec)
-    room = USABLE * known[-1].available / run.launcher.sharers() if known else math.inf
+    known, available = learned_footprints(run.store, run.job, run.spec)
+    room = USABLE * available / run.launcher.sharers()
 
     def fit(units: Sequence[GroupUnit]) -> bool:
         return fits(size_of(units, tries.microbatches(units[0])), known=known, room=room)
@@ -141,18 +140,13 @@ def _packed(run: JobRun, alike: Sequence[Sequence[GroupUnit]], tries: Tries) -> 
     passes = [members for units in alike for members in pack(units, workers, MAX_IMAGES_PER_STEP, fit)]
     fewer = sum(len(pack(units, workers, MAX_IMAGES_PER_STEP)) for units in alike)
     if len(passes) > fewer:
-        most = max(known, key=lambda each: each.images)
         run.event(
             "split_for_memory",
-            f"{len(passes)} passes and not {fewer}, so that each fits into {_mib(room)} of memory: a step of "
-            f"{most.images} images and {most.texts} class sentences took {_mib(most.peak)}.",
+            f"{len(passes)} passes and not {fewer}: more groups at a time would not fit into the {room / 2**20:,.0f} "
+            "MiB that a device worker may use, as far as what has trained so far tells.",
             data={"passes": [[unit.id for unit in units] for units in passes], "bytes": int(room)},
         )
     return passes
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.0f} MiB"
 
 
 def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:
