@@ -5,7 +5,7 @@ group, and as if each trained alone.  What both layouts and the spread of the st
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,9 @@ def sample_of(spec: JobSpec) -> dict[str, int]:
     return {"train": max(spec.training.batch_size, 2 * spec.profile.microbatch_size), **SCORED}
 
 
-def layouts(spec: JobSpec, tasks: Sequence[Mapping[str, Any]], workers: int) -> list[list[Pass]]:
+def layouts(
+    spec: JobSpec, tasks: Sequence[Mapping[str, Any]], workers: int, fits: Callable[[Sequence[GroupUnit]], bool]
+) -> list[list[Pass]]:
     """The ways in which the job may come to train: what shares a forward pass, the costliest pass first."""
     num_train = {task["name"]: task["num_train"] for task in tasks}
     classes = {task["name"]: tuple(task["class_names"]) for task in tasks}
@@ -58,7 +60,7 @@ def layouts(spec: JobSpec, tasks: Sequence[Mapping[str, Any]], workers: int) -> 
     for way in ways:
         units = train_units(spec, trivial_plan(list(num_train), way), num_train, classes).units
         if spec.resources.devices_per_group == 1:
-            found.append([tuple(members) for members in pack(units, workers, MAX_IMAGES_PER_STEP)])
+            found.append([tuple(members) for members in pack(units, workers, MAX_IMAGES_PER_STEP, fits)])
         else:
             found.append([(unit,) for unit in sorted(units, key=lambda unit: unit.cost, reverse=True)])
     return found

@@ -3,7 +3,8 @@
 It trains nothing that is kept.  A batch that does not fit into memory is an answer, not a failure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from service.estimates import ARTIFACT
 from service.estimation import Sampled, forecast, layouts, out_of_memory, sample_of
@@ -17,6 +18,7 @@ from service.wire_estimate import Forecast
 from workers.failures import FailureClass
 from workers.launching.board import Outcome
 from workers.launching.estimate_work import EstimateWork, Tried
+from workers.launching.footprint import Footprint, Room
 from workers.launching.work import GroupUnit, PassWork, ProfileWork, ValidateWork, Work
 
 NUM_STEPS = 8
@@ -51,10 +53,11 @@ def _forecast(run: JobRun, began: float) -> Forecast:
     (validated,) = _try(run, [("validate", validation(run, tuple(spec.tasks)))])
     tasks = {task["name"]: task for task in validated.tasks}
     check_found(spec, tasks)
-    ways = layouts(spec, list(tasks.values()), workers)
-    passes = [members for way in ways for members in way[:workers]]  # the costliest, as many as would run at a time
     try:
         profiled = _try(run, _profile(run))
+        room = Room([_footprint(each, tasks) for each in profiled], run.launcher.sharers())
+        ways = layouts(spec, list(tasks.values()), workers, room.has)
+        passes = [members for way in ways for members in way[:workers]]  # the costliest, as many as run at a time
         works = [(f"pass-{number}", _pass(run, members)) for number, members in enumerate(passes, start=1)]
         trained = _try(run, works)
     except _OutOfMemory as error:
@@ -113,6 +116,12 @@ def _profile(run: JobRun) -> list[tuple[str, ProfileWork]]:
         directory=run.files.path("profile"),
     )
     return [("profile", work)]
+
+
+def _footprint(profiled: Tried, tasks: Mapping[str, Mapping[str, Any]]) -> Footprint:
+    """Of a step of the shared prompt over all tasks; a retrieval task has as many captions as images, at most."""
+    texts = sum(len(task["class_names"]) for task in tasks.values()) or profiled.images
+    return Footprint(profiled.images, texts, profiled.weights, profiled.peak, profiled.available, profiled.total)
 
 
 def _pass(run: JobRun, members: tuple[GroupUnit, ...]) -> PassWork:

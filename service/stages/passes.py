@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from service.costs import learned_costs, learned_footprints
+from service.costs import learned_costs
 from service.retries import Again, GivenUp
 from service.stages.run import Interrupted, JobRun
 from service.stages.supervise import Later, supervise
@@ -20,7 +20,7 @@ from service.stages.validate import fingerprints
 from workers.failures import FailureClass
 from workers.launching.board import Outcome
 from workers.launching.cost_model import CostModel
-from workers.launching.footprint import USABLE, Footprint, fits, size_of
+from workers.launching.footprint import Footprint, Room, size_of
 from workers.launching.packing import MAX_IMAGES_PER_STEP, longest_first, pack
 from workers.launching.work import GroupUnit, PassWork, Work
 from workers.training.config import TrainConfig
@@ -130,23 +130,31 @@ def _cost(units: Sequence[GroupUnit]) -> float:
 
 def _packed(run: JobRun, alike: Sequence[Sequence[GroupUnit]], tries: Tries) -> list[list[GroupUnit]]:
     """As few passes as there are workers, and as many as it takes for each to fit into its device's memory."""
-    workers = run.launcher.capacity()
-    known, available = learned_footprints(run.store, run.job, run.spec)
-    room = USABLE * available / run.launcher.sharers()
+    workers, room = run.launcher.capacity(), Room(_footprints(run), run.launcher.sharers())
 
     def fit(units: Sequence[GroupUnit]) -> bool:
-        return fits(size_of(units, tries.microbatches(units[0])), known=known, room=room)
+        return room.has(units, tries.microbatches(units[0]))
 
     passes = [members for units in alike for members in pack(units, workers, MAX_IMAGES_PER_STEP, fit)]
     fewer = sum(len(pack(units, workers, MAX_IMAGES_PER_STEP)) for units in alike)
     if len(passes) > fewer:
         run.event(
             "split_for_memory",
-            f"{len(passes)} passes and not {fewer}: more groups at a time would not fit into the {room / 2**20:,.0f} "
-            "MiB that a device worker may use, as far as what has trained so far tells.",
-            data={"passes": [[unit.id for unit in units] for units in passes], "bytes": int(room)},
+            f"{len(passes)} passes and not {fewer}: more groups at a time would not fit into the "
+            f"{room.size / 2**20:,.0f} MiB that a device worker may use, as far as what has trained so far tells.",
+            data={"passes": [[unit.id for unit in units] for units in passes], "bytes": int(room.size)},
         )
     return passes
+
+
+def _footprints(run: JobRun) -> list[Footprint]:
+    """Of the job's groups that have trained; before the first one has, of its shared prompt, which sends all of the
+    job's images and class sentences through the backbone and back."""
+    found = {kind: [] for kind in ("shared", "zero_shot", "trained")}
+    for group in run.store.groups(run.job):
+        if group.memory is not None:
+            found.get(group.kind, found["trained"]).append(Footprint(**group.memory))
+    return found["trained"] or found["shared"]
 
 
 def _tell_expected(run: JobRun, passes: Sequence[list[GroupUnit]], model: CostModel) -> None:

@@ -1,13 +1,11 @@
 """Laws of what is learned from finished groups: only from groups like ours, the latest counting most."""
 
-import math
 from typing import Any
 
-from service.costs import learned_costs, learned_footprints
+from service.costs import learned_costs
 from service.spec import JobSpec, parse_spec
 from service.states import JobState
 from service.store import Store
-from workers.launching.footprint import Footprint
 
 JOB = {"name": "two", "backbone": {"model": "demo"}, "tasks": [{"name": "a", "source": {"kind": "demo", "task": "a"}}]}
 
@@ -16,23 +14,14 @@ def spec(**changes: Any) -> JobSpec:
     return parse_spec(JOB | changes)
 
 
-def finished(
-    store: Store, job: JobSpec, *, seconds: float | None = 5.0, state: str = "done", id: str = "g1", peak: int = 500
-) -> str:
-    """A job with one group that took 10 steps of 16 images and 4 texts; the job's id."""
+def finished(store: Store, job: JobSpec, *, seconds: float | None = 5.0, state: str = "done") -> None:
+    """A job with one group that took 10 steps of 16 images and 4 texts."""
     job_id = store.create_job(job)[0].id
     attempt = store.start_attempt(job_id)
     for step in (JobState.VALIDATING, JobState.GROUPING, JobState.TRAINING):
         store.move(job_id, step, attempt=attempt)
-    kind = "shared" if id == "shared" else "plan"
-    row = {"id": id, "kind": kind, "tasks": ["a"], "state": state, "num_steps": 10, "seconds": seconds}
+    row = {"id": "g1", "kind": "plan", "tasks": ["a"], "state": state, "num_steps": 10, "seconds": seconds}
     store.put_groups(job_id, [row | {"images_per_step": 16, "texts_per_step": 4}], attempt)
-    store.update_group(job_id, id, attempt=attempt, memory=memory(peak))
-    return job_id
-
-
-def memory(peak: int) -> dict[str, int]:
-    return {"images": 16, "texts": 4, "weights": 100, "peak": peak, "available": 2 * peak}
 
 
 def test_a_group_like_those_before_it_costs_what_they_took() -> None:
@@ -68,15 +57,3 @@ def test_only_what_finished_counts() -> None:
         finished(store, spec())
     assert len(store.finished_groups()) == 3
     assert len(store.finished_groups(limit=2)) == 2
-
-
-def test_passes_of_groups_like_ours_tell_more_of_memory_than_the_shared_prompt_whose_machine_is_ours() -> None:
-    store = Store("sqlite://")
-    assert learned_footprints(store, store.create_job(spec())[0].id, spec()) == ([], math.inf)
-    ours = finished(store, spec(), id="shared", seconds=None, peak=300)
-    assert learned_footprints(store, ours, spec()) == ([Footprint(**memory(300))], 600)
-    finished(store, spec(name="another"), peak=700)
-    finished(store, spec(method={"kind": "coop"}), peak=900)
-    assert learned_footprints(store, ours, spec()) == ([Footprint(**memory(700))], 600)
-    late = store.create_job(spec())[0].id
-    assert learned_footprints(store, late, spec()) == ([Footprint(**memory(700))], 1400)

@@ -34,7 +34,7 @@ def forecast_of(spec: JobSpec, *, workers: int = 1, speed: float = 1.0, **change
     validation = Tried(setup=0.0, tasks=tasks, **ABOUT)
     steps = {"setup": 0.0, "steps": (40 * PER_IMAGE / speed,) * 5, "images": 40}
     profile = Tried(**steps, rest=PER_IMAGE * 80, rest_images=80, signature=100, **ABOUT)
-    ways = layouts(spec, tasks, workers)
+    ways = layouts(spec, tasks, workers, lambda units: True)
     tried = []
     for members in (members for way in ways for members in way[:workers]):
         images = sum(unit.images_per_step for unit in members if unit.num_steps)

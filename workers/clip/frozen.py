@@ -48,6 +48,11 @@ class FrozenCLIP:
     device: torch.device
     tokenize: Callable[..., torch.Tensor]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the backbone's weights."""
+        return self.num_parameters * self.image.dtype.itemsize
+
     def class_list(self, class_names: Sequence[str], template: str, *, num_prompt_tokens: int = 0) -> ClassList:
         """The tokenised sentences of a task's classes.  Refused if one does not fit beside `num_prompt_tokens`."""
         return make_class_list(

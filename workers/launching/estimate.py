@@ -67,6 +67,8 @@ def try_out(
             memory=used.of,
             peak=used.peak,
             available=used.available,
+            total=used.total,
+            weights=clip.num_bytes,
             **clock,
             **_counts(small, data),
         )

@@ -67,6 +67,10 @@ class Tried:
     """Bytes at most at a time."""
     available: int = 0
     """Bytes that there were for it, what it held itself included."""
+    total: int = 0
+    """Bytes that its device has or, without one, its machine."""
+    weights: int = 0
+    """Bytes of the backbone's weights."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

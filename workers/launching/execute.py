@@ -76,8 +76,7 @@ def execute(
 def _memory(clip: FrozenCLIP) -> dict[str, int]:
     """What the work took; who knows its images and texts makes a `Footprint` of it."""
     used = memory_use(clip.device)
-    weights = clip.num_parameters * clip.image.dtype.itemsize
-    return {"weights": weights, "peak": used.peak, "available": used.available}
+    return {"weights": clip.num_bytes, "peak": used.peak, "available": used.available, "total": used.total}
 
 
 def _perform(

@@ -196,7 +196,8 @@ def _memory(work: Work, available: int) -> dict[str, int]:
     """What a work is said to take: the backbone, and the images of a step."""
     per_task = min(work.training.batch_size, NUM_TRAIN) if isinstance(work, PassWork | ProfileWork) else 0
     images = per_task * sum(len(unit.tasks) for unit in work.groups)
-    return {"weights": WEIGHT_BYTES, "peak": WEIGHT_BYTES + images * IMAGE_BYTES, "available": available}
+    peak = WEIGHT_BYTES + images * IMAGE_BYTES
+    return {"weights": WEIGHT_BYTES, "peak": peak, "available": available, "total": available}
 
 
 def _check(stopped: Callable[[], bool]) -> Iterator[None]:

@@ -27,7 +27,9 @@ class Footprint:
     peak: int
     """The most that was held at a time, the weights included."""
     available: int
-    """What there was for the process, what it held itself included."""
+    """What there was for the process: what was free, and what it held itself."""
+    total: int
+    """Of its device or, without one, of its machine."""
 
     def needs(self, images: int, texts: int) -> float:
         """Bytes that a pass of that size needs at most; infinite where this one says nothing of it."""
@@ -37,12 +39,28 @@ class Footprint:
         return self.weights + (self.peak - self.weights) * share
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a job's passes may take."""
+
+    known: Sequence[Footprint]
+    """Of passes that ran; without any, whatever is asked for is taken to fit."""
+    sharers: int
+    """Processes that share a device or, without one, a machine."""
+
+    @property
+    def size(self) -> float:
+        """Bytes for one process."""
+        sizes = [min(each.available, each.total / self.sharers) for each in self.known]
+        return USABLE * min(sizes, default=math.inf)
+
+    def has(self, units: Sequence[GroupUnit], microbatches: int = 1) -> bool:
+        """Whether a pass of these units fits, as far as is known."""
+        needs = [each.needs(*size_of(units, microbatches)) for each in self.known]
+        return min(needs, default=0.0) <= self.size
+
+
 def size_of(units: Sequence[GroupUnit], microbatches: int) -> tuple[int, int]:
     """Training images that a pass of these units has in memory together, and its class sentences."""
     images = sum(-(-unit.images_per_step // microbatches) for unit in units)
     return images, sum(unit.texts_per_step for unit in units)
-
-
-def fits(size: tuple[int, int], *, known: Sequence[Footprint], room: float) -> bool:
-    """Whether a pass of that size fits into `room` bytes, as far as is known; without any footprint it is taken to."""
-    return not known or min(each.needs(*size) for each in known) <= room

@@ -1,5 +1,6 @@
 """The memory of a process that computes: of its accelerator or, where it has none, of the process itself.  In bytes."""
 
+import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ class MemoryUse:
     """`process`: its resident memory; `device`: memory of the accelerator."""
     peak: int
     available: int
-    """For this process, what it held itself included."""
+    """For this process: what was free, and what it held itself."""
+    total: int
+    """Of the accelerator or, without one, of the machine or the container."""
 
 
 def forget_peak(device: torch.device) -> None:
@@ -32,12 +35,13 @@ def forget_peak(device: torch.device) -> None:
 
 def memory_use(device: torch.device) -> MemoryUse:
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         peak = torch.cuda.max_memory_reserved(device)
-        return MemoryUse("device", peak, free + torch.cuda.memory_reserved(device))
-    status = _lines(_SELF / "status")
-    free = _lines(Path("/proc/meminfo"))["MemAvailable"]
-    return MemoryUse("process", status["VmHWM"], min([free + status["VmRSS"], *_limits()]))
+        return MemoryUse("device", peak, free + torch.cuda.memory_reserved(device), total)
+    own, machine = _lines(_SELF / "status"), _lines(Path("/proc/meminfo"))
+    peak = own.get("VmHWM", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # sandboxes do not tell it
+    total = min([machine["MemTotal"], *_limits()])
+    return MemoryUse("process", peak, min(machine["MemAvailable"] + own["VmRSS"], total), total)
 
 
 def _lines(path: Path) -> dict[str, int]:

@@ -19,6 +19,8 @@ NAMESPACE = "cohort"
 LONG = "long"
 """The concurrency group of what takes as long as the group's work; all else is heard one by one, in order."""
 
+_long: Any = ray.method(concurrency_group=LONG)
+
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ class Group:
         """Signs of life of the ranks, or of the trials, so far; where they run is Ray Train's and Tune's affair."""
         return self._beats, ""
 
-    @ray.method(concurrency_group=LONG)
+    @_long
     def run_ranks(self, work: Any, device: str) -> Outcome:
         """Trains a group over several devices with Ray Train, started from here; `work` is a PassWork.
 
@@ -85,7 +87,7 @@ class Group:
         self._begin()
         return importlib.import_module("workers.launching.ray_train").train_on_ranks(work, self.job, self.group, device)
 
-    @ray.method(concurrency_group=LONG)
+    @_long
     def run_search(self, work: Any, device: str, resources: dict[str, float], max_concurrent: int) -> Outcome:
         """Searches hyper-parameters with Ray Tune, started from here; `work` is a SearchWork."""
         self._begin()
