@@ -33,7 +33,7 @@ def list_folder(location: str, roots: DataRoots) -> dict[str, list[Item]] | None
     are not set yet (0 and None).
     """
     if "://" in location:
-        return _list_remote(location)
+        return _list_remote(location, roots)
     if not os.path.isdir(location):
         return None
     folders: dict[str, list[Item]] = {}
@@ -58,7 +58,7 @@ def find_files(location: str, roots: DataRoots, wanted: Callable[[str], bool]) -
     filesystem, root = _open_filesystem(location)
     keys = {path: path.removeprefix(root.rstrip("/")).lstrip("/") for path in filesystem.find(root)}
     return sorted(
-        (key, filesystem.unstrip_protocol(path))
+        (key, _allowed(filesystem.unstrip_protocol(path), location, roots))
         for path, key in keys.items()
         if wanted(posixpath.basename(key)) and not is_hidden(key)
     )
@@ -153,7 +153,7 @@ def _walk(folder: str, seen: set[str], roots: DataRoots, wanted: Callable[[str],
     return files
 
 
-def _list_remote(location: str) -> dict[str, list[Item]] | None:
+def _list_remote(location: str, roots: DataRoots) -> dict[str, list[Item]] | None:
     filesystem, root = _open_filesystem(location)
     root = root.rstrip("/")
     if not filesystem.isdir(root):
@@ -163,8 +163,20 @@ def _list_remote(location: str) -> dict[str, list[Item]] | None:
         key = path.removeprefix(root).lstrip("/")
         parts = key.split("/")
         if len(parts) > 1 and is_image_name(key) and not is_hidden(key):
+            _allowed(filesystem.unstrip_protocol(path), location, roots)
             folders.setdefault(parts[0], []).append(Item(key, 0, None, partial(_read_remote, filesystem, path)))
     return folders
+
+
+def _allowed(uri: str, folder: str, roots: DataRoots) -> str:
+    """A file found in a folder, which may hold what nobody reads.  ValueError, which does not name the file."""
+    try:
+        return roots.check(uri)
+    except ValueError:
+        raise ValueError(
+            f"Folder {folder!r} holds files that no job may read, or whose names are not plain. Name the folder of "
+            "your own data in it."
+        ) from None
 
 
 def _open_filesystem(location: str) -> tuple[AbstractFileSystem, str]:

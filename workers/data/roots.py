@@ -6,11 +6,15 @@ Chained `::` URIs are refused because fsspec would let one of them (`simplecache
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 KNOWN_SCHEMES = ("file", "s3", "gs", "abfs", "hf")
+_BUCKETS = ("s3", "gs", "abfs")
+"""Schemes in which the service's own files may lie."""
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class DataRoots:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.schemes) - set(KNOWN_SCHEMES)):
             raise ValueError(f"DataRoots: schemes {unknown} are unknown. Choose from {', '.join(KNOWN_SCHEMES)}.")
+        if odd := [uri for uri in (*(self.remote_roots or ()), *self.closed) if "://" in uri and not _is_plain(uri)]:
+            raise ValueError(f"DataRoots: {odd} are not written plainly. Leave out `.`, `..` and doubled slashes.")
         if relative := [root for root in self.file_roots if not os.path.isabs(root)]:
             raise ValueError(f"DataRoots: file_roots {relative} are relative. Give absolute folders.")
 
@@ -47,9 +53,17 @@ class DataRoots:
                 "Copy the data there, or have the operator switch the scheme on."
             )
         if scheme != "file":
-            if ".." in rest.split("/") or not rest.strip("/"):
-                raise ValueError(f"Location {uri!r} must name a bucket or repository and a path without `..`.")
             location = f"{scheme}://{rest}"
+            if not _is_plain(location):
+                raise ValueError(
+                    f"Location {uri!r} is not written plainly. Name a bucket or repository and a path without `..`, "
+                    "`.` and doubled slashes."
+                )
+            if self.remote_roots is None and scheme in _BUCKETS and not _BUCKET.fullmatch(rest.partition("/")[0]):
+                raise ValueError(
+                    f"Location {uri!r} names no bucket plainly: small letters, digits, `.`, `_` and `-`. Accounts and "
+                    "access points are for the operator to name, as a data root."
+                )
             roots = (f"{scheme}:/",) if self.remote_roots is None else self.remote_roots
             if not self._is_open(location, roots):
                 told = (
@@ -89,6 +103,11 @@ class DataRoots:
             and not any(_lies_under(place, closed) and not _lies_under(root, closed) for closed in self.closed)
             for root in roots
         )
+
+
+def _is_plain(uri: str) -> bool:
+    """Whether a remote place has one spelling only: storages take away slashes and dots, and compare what is left."""
+    return not {"", ".", ".."} & set(uri.partition("://")[2].removesuffix("/").split("/"))
 
 
 def _lies_under(place: str, root: str) -> bool:

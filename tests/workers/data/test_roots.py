@@ -78,6 +78,39 @@ def test_remote_schemes_work_once_switched_on(tmp_path):
         roots.check(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "ours/cohort",
+        "ours/cohort/jobs/a.csv",
+        "/ours/cohort/a.csv",
+        "//ours/cohort/a.csv",
+        "ours//cohort/a.csv",
+        "ours/./cohort/a.csv",
+        "ours/x/../cohort/a.csv",
+        "ours@account.dfs.core.windows.net/cohort/a.csv",
+        "Ours/cohort/a.csv",
+        "key:secret@ours/cohort/a.csv",
+        "arn:aws:s3:eu:1:accesspoint/ours/cohort/a.csv",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
+def test_what_is_closed_is_closed_however_it_is_spelt(scheme, rest):
+    roots = DataRoots((), ("s3", "gs", "abfs"), closed=(f"{scheme}://ours/cohort",))
+    assert roots.check(f"{scheme}://ours/cohorts/a.csv") and roots.check(f"{scheme}://ours/pets/")
+    with pytest.raises(ValueError, match=r"^Location '"):
+        roots.check(f"{scheme}://{rest}")
+
+
+def test_an_account_is_the_operators_to_name():
+    roots = DataRoots((), ("abfs",), remote_roots=("abfs://box@account.dfs.core.windows.net/team",))
+    assert roots.check("abfs://box@account.dfs.core.windows.net/team/pets")
+    with pytest.raises(ValueError, match="outside the data roots"):
+        roots.check("abfs://box@other.dfs.core.windows.net/team/pets")
+    with pytest.raises(ValueError, match="not written plainly"):
+        DataRoots((), ("s3",), remote_roots=("s3://shop//team",))
+
+
 def test_a_relative_path_is_taken_from_the_first_root_that_has_it(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

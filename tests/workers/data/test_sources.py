@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from workers.data.config import TaskConfig
+from workers.data.files import find_files
 from workers.data.roots import DataRoots
 from workers.data.sources import list_task
 
@@ -24,6 +25,9 @@ class Bucket(MemoryFileSystem):
     @classmethod
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.removeprefix("s3://"))
+
+    def unstrip_protocol(self, name):
+        return f"s3:/{self._strip_protocol(name)}"
 
 
 @pytest.fixture
@@ -284,11 +288,26 @@ def test_demo_tasks_keep_their_own_parts(roots):
         list_task(task, roots)
 
 
-def test_a_bucket_is_listed_and_read_like_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        importlib.import_module("fsspec.registry")._registry, "s3", Bucket
-    )  # and the real one afterwards
-    bucket = fsspec.filesystem("s3")
+@pytest.fixture
+def bucket(monkeypatch):
+    registry = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.setitem(registry, "s3", Bucket)  # and the real one afterwards
+    return fsspec.filesystem("s3")
+
+
+def test_a_folder_around_what_is_closed_is_not_listed_through_it(tmp_path, bucket):
+    for key in ("cohort/jobs/job-1/secret.png", "pets/cat/0.png", "pets/dog/0.png"):
+        bucket.pipe_file(f"/ours/{key}", b"")
+    roots = DataRoots((str(tmp_path),), ("file", "s3"), closed=("s3://ours/cohort",))
+    assert list_task(folder_task("s3://ours/pets"), roots).class_names == ("cat", "dog")
+    with pytest.raises(ValueError, match="files that no job may read") as told:
+        list_task(folder_task("s3://ours"), roots)
+    assert "secret" not in str(told.value)
+    with pytest.raises(ValueError, match="files that no job may read"):
+        find_files("s3://ours", roots, lambda name: True)
+
+
+def test_a_bucket_is_listed_and_read_like_a_folder(tmp_path, bucket):
     for key in ("cat/0.png", "cat/deep/1.jpg", "dog/2.png", "dog/.x.png", "loose.png", "dog/notes.txt"):
         bucket.pipe_file(f"/shop/pets/{key}", key.encode())
     bucket.pipe_file("/shop/t.csv", b"path,label\npets/cat/0.png,x\ns3://shop/pets/dog/2.png,y\n")
