@@ -49,7 +49,8 @@ async def events(
     """Events, oldest first.
 
     With `Accept: text/event-stream` the answer is a stream of server-sent events that stays open until the job has
-    finished.  Its last event is named `end` and holds the job's state.  To go on after a break send `Last-Event-ID`.
+    finished.  Its last event is named `end` and holds the job's state; `bye` says that the service shuts down and the
+    job goes on.  To go on after a break send `Last-Event-ID`.
     A stream whose key is revoked or expires is closed.
     """
     if "text/event-stream" not in request.headers.get("accept", ""):
@@ -81,7 +82,7 @@ async def _stream(
     patience: float,
     closing: threading.Event,
 ) -> AsyncIterator[bytes]:
-    """Events until the job has finished and all are told, the key ends, or this process shuts down.
+    """Events until the job has finished and all are told, the key ends, or this process shuts down (`bye`).
 
     `patience`: seconds after which it looks at the latter two, when nothing happens.
     """
@@ -93,7 +94,7 @@ async def _stream(
                 if not await anyio.to_thread.run_sync(store.key_works, key):
                     return
                 checked = time.monotonic()
-            chunks = tail.take(after)
+            end, chunks = tail.end, tail.take(after)  # in this order: what was told before the end is in the page below
             if chunks is None:  # from before the others began to listen
                 page = await anyio.to_thread.run_sync(partial(views.events, job_id, after=after, limit=PAGE))
                 chunks = [told(event) for event in page.events]
@@ -102,14 +103,15 @@ async def _stream(
             after += len(chunks)  # they count without gaps
             if chunks:
                 heard = time.monotonic()
-            elif tail.end is not None:
-                yield tail.end
+            elif end is not None:
+                yield end
                 return
             elif time.monotonic() - heard >= HEARTBEAT_SECONDS:
                 yield format_sse_event(comment="still here")
                 heard = time.monotonic()
             else:
                 await tail.wait(patience)
+        yield format_sse_event(data_str="{}", event="bye")
 
 
 @router.get("/groups/{group}/logs", summary="A group's log", response_class=Response)

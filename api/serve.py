@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -28,7 +29,9 @@ _GRACE_SECONDS = 5
 
 
 def serve(settings: Settings, *, started: Callable[[Connection], None], until_stdin_closes: bool = False) -> None:
-    """Serves until SIGINT or SIGTERM, and then stops all it started.  Must run in the main thread.
+    """Serves until SIGINT or SIGTERM, and then stops all it started; a second one ends it at once.
+
+    Must run in the main thread.
 
     Args:
         started: called once everything answers.
@@ -69,6 +72,7 @@ class Server(uvicorn.Server):
             )
         )
         self._closing: threading.Event = app.state.closing
+        self._asked_to_end = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # SQLite lets go of the interpreter after every row, and a thread that wants it back waits this long for it:
@@ -77,7 +81,15 @@ class Server(uvicorn.Server):
         gc.freeze()  # what is there now stays: it need not be looked through while requests wait
         await super().startup(sockets)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves them to `serve`, which hears them from before the server runs until all is stopped."""
+        yield
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._asked_to_end:
+            os._exit(128 + sig)  # asked twice: now, and whoever starts next takes up what is left
+        self._asked_to_end = True
         self._closing.set()
         super().handle_exit(sig, frame)
 

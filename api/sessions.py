@@ -6,6 +6,7 @@ browser says that it comes from here.
 """
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,8 +14,9 @@ from fastapi import Request, Response
 from itsdangerous import BadData, URLSafeSerializer
 
 from api.problems import ForeignOrigin
-from service.errors import KeyNotFound
+from service.errors import DatabaseUnavailable, KeyNotFound
 from service.links import signer
+from service.records import KeyInfo
 from service.roles import Principal
 from service.settings import Settings
 from service.store import Store
@@ -38,18 +40,19 @@ class Sessions:
         self._store = store
         self._settings = settings
 
-    def begin(self, key: str, request: Request, response: Response) -> bool:
-        """Sets the cookie for a good key; False for any other."""
+    def begin(self, key: str, request: Request, response: Response) -> Principal | None:
+        """Sets the cookie for a good key, and says whose it is; None for any other."""
         info = self._store.check_key(key)
         if info is None:
-            return False
-        self._store.note_use(info)
+            return None
+        with suppress(DatabaseUnavailable):  # a database whose disk is full can still be read
+            self._store.note_use(info)
         seconds = self._settings.session_hours * 3600
         value = self._signer("cohort session").dumps([secrets.token_hex(16), info.prefix, self._store.now() + seconds])
         assert isinstance(value, str)
         is_secure = request.url.scheme == "https"
         response.set_cookie(COOKIE, value, int(seconds), httponly=True, samesite="strict", secure=is_secure)
-        return True
+        return _principal(info)
 
     def end(self, response: Response) -> None:
         """Takes the cookie back."""
@@ -67,7 +70,7 @@ class Sessions:
             info = self._store.get_key(prefix)
         except KeyNotFound:
             return None
-        return Session(id, Principal(info.tenant, info.role, info.name, info.prefix))
+        return Session(id, _principal(info))
 
     def token(self, session_id: str) -> str:
         """What a form of this session must bring; the empty id stands for a service without keys."""
@@ -83,6 +86,10 @@ class Sessions:
 
     def _signer(self, salt: str) -> URLSafeSerializer:
         return signer(self._settings, salt)
+
+
+def _principal(info: KeyInfo) -> Principal:
+    return Principal(info.tenant, info.role, info.name, info.prefix)
 
 
 def check_same_site(request: Request) -> None:

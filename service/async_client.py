@@ -119,6 +119,8 @@ class AsyncCohort(AsyncKeyCalls, AsyncQueueCalls):
                         async for sent in httpx2.EventSource(answer):
                             if sent.event == "end":
                                 return
+                            if sent.event == "bye":  # the service ends, the job goes on
+                                break
                             event = wire.Event.model_validate_json(sent.data)
                             after, failures = event.seq, 0
                             yield event

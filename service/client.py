@@ -125,6 +125,8 @@ class Cohort(KeyCalls, QueueCalls):
                         for sent in httpx2.EventSource(answer):
                             if sent.event == "end":
                                 return
+                            if sent.event == "bye":  # the service ends, the job goes on
+                                break
                             event = wire.Event.model_validate_json(sent.data)
                             after, failures = event.seq, 0
                             yield event

@@ -20,6 +20,7 @@ from typing import TextIO
 from service.cluster_check import ClusterCheck
 from service.coordinator import Coordinator
 from service.errors import DatabaseUnavailable, RayUnavailable, ServiceRunning, StaleLease
+from service.glance import Glance
 from service.keeper import Keeper
 from service.planning import Planner
 from service.ray_head import RayHead
@@ -60,6 +61,8 @@ class ControlPlane:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._coordinator: Coordinator | None = None
+        self._storage = Glance("storage", lambda: problem(settings.storage_place))
+        self._ray = Glance("Ray cluster", self._ray_problem)
 
     def start(self) -> None:
         """Takes up the work where any earlier control plane left it.  ServiceRunning if another one is at it."""
@@ -125,7 +128,7 @@ class ControlPlane:
 
     def ready(self) -> dict[str, str | bool]:
         """Dependency (database, storage, ray) -> True, or a sentence on what is wrong with it."""
-        return {"database": self._database_answers(), "storage": self._storage_writable(), "ray": self._ray_answers()}
+        return {"database": self._database_answers(), "storage": self._storage(), "ray": self._ray()}
 
     def _start_ray(self) -> None:
         if self._head is not None:
@@ -192,13 +195,10 @@ class ControlPlane:
             return str(error)
         return True
 
-    def _storage_writable(self) -> str | bool:
-        return problem(self.settings.storage_place) or True
-
-    def _ray_answers(self) -> str | bool:
+    def _ray_problem(self) -> str | None:
         if self.ray_jobs is None:
             return "Ray has not been started yet."
-        return self.ray_jobs.alive() or "Ray does not answer; running jobs go on, new ones wait."
+        return None if self.ray_jobs.alive() else "Ray does not answer; running jobs go on, new ones wait."
 
     def _release(self) -> None:
         assert self._lock is not None

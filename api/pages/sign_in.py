@@ -26,7 +26,9 @@ def sign_in(request: Request, fields: Annotated[dict[str, str], Depends(fields_o
     """Takes a key, and keeps who it is in a cookie."""
     to = _inside(fields.get("to", "/"))
     response = see(request, to)
-    if request.app.state.sessions.begin(fields.get("key", "").strip(), request, response):
+    principal = request.app.state.sessions.begin(fields.get("key", "").strip(), request, response)
+    if principal is not None:
+        request.state.principal = principal  # for the audit log
         return response
     problem = "This key is unknown, expired or revoked. `cohort up` prints the key of a local service."
     return render(request, "sign_in.html", status=401, to=to, problem=problem)

@@ -212,6 +212,12 @@ def test_viewers_look_and_are_offered_nothing_else(control_plane: ControlPlane) 
     control_plane.planner.close()
 
 
+def test_who_signed_in_is_on_record(visitor: TestClient, control_plane: ControlPlane) -> None:
+    row = control_plane.store.audit_log()[0]
+    assert (row.action, row.status, row.tenant, row.role) == ("POST /sign-in", 303, "default", Role.SUBMITTER)
+    assert row.key == control_plane.store.list_keys()[-1].prefix
+
+
 def test_who_did_what_on_a_page_is_on_record(visitor: TestClient, control_plane: ControlPlane) -> None:
     job = control_plane.store.create_job(_spec())[0].id
     send(visitor, f"/jobs/{job}/pause")

@@ -149,9 +149,13 @@ def test_the_report_is_a_page_that_may_run_nothing(api: TestClient, job: str) ->
 
 
 def test_alive_asks_nothing_and_ready_names_what_fails(control_plane: ControlPlane) -> None:
-    with TestClient(create_app(control_plane)) as client:
+    app = create_app(control_plane)
+    with TestClient(app) as client:
         assert client.get("/livez").status_code == 200
-        assert client.get("/readyz").status_code == 503  # nobody has made the storage folder
+        missing = client.get("/readyz")  # nobody has made the storage folder
+        assert missing.status_code == 503
+        assert "storage" in missing.json()["checks"]["storage"]
+        assert str(control_plane.settings.home) not in missing.text, "nobody was asked for a key"
         (control_plane.settings.home / "storage").mkdir()
         assert client.get("/readyz").json() == {
             "ready": True,
@@ -161,6 +165,9 @@ def test_alive_asks_nothing_and_ready_names_what_fails(control_plane: ControlPla
         answer = client.get("/readyz")
         assert answer.status_code == 503
         assert "Ray does not answer" in answer.json()["checks"]["ray"]
+        control_plane.ray_jobs.reachable = True  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        app.state.closing.set()
+        assert client.get("/readyz").json()["checks"]["serving"] == "The service is about to end."
         assert client.get("/livez").status_code == 200
 
 

@@ -1,5 +1,6 @@
 """Over a real server on loopback: streams that break and come back."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,19 @@ from api.serve import serve
 from service.settings import Settings
 settings = Settings.load(home=sys.argv[1], port=0, ray_address="http://127.0.0.1:9")
 serve(settings, started=lambda connection: os.kill(os.getpid(), getattr(signal, sys.argv[2])))
+print("ended")
+"""
+SIGNALLED_TWICE = """
+import os, signal, sys, threading
+from api.serve import serve
+from service.control_plane import ControlPlane
+from service.settings import Settings
+def stop(self):  # what hangs in the end
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+ControlPlane.stop = stop
+settings = Settings.load(home=sys.argv[1], port=0, ray_address="http://127.0.0.1:9")
+serve(settings, started=lambda connection: os.kill(os.getpid(), signal.SIGTERM))
 print("ended")
 """
 
@@ -116,7 +130,7 @@ def test_an_open_stream_ends_when_the_server_stops(control_plane: ControlPlane, 
         events = iter(httpx2.EventSource(answer))
         assert next(events).event == "state"
         serving.close()  # returns only once the server has stopped, which waits for its connections
-        assert list(events) == []
+        assert [event.event for event in events] == ["bye"]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -124,3 +138,9 @@ def test_a_signal_that_comes_while_the_server_is_about_to_run_ends_it(tmp_path: 
     command = [sys.executable, "-c", SIGNALLED_AT_ONCE, str(tmp_path), name]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=40)
     assert (ended.returncode, ended.stdout) == (0, "ended\n"), ended.stderr
+
+
+def test_a_second_signal_ends_the_service_at_once_whatever_it_waits_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED_TWICE, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=40)
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, ""), ended.stderr
