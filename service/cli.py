@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from service import cli_estimate, cli_jobs, cli_keys, cli_plans, cli_queue
-from service.cli_parts import EXIT_CODES, FAILED, TOLD, UNREACHABLE, Json, home_of
+from service.cli_parts import EXIT_CODES, FAILED, TOLD, UNREACHABLE, Json, home_of, sentence
 from service.client import Unreachable
 
 _ROOMS = ("api", "grouping", "service", "workers")
@@ -26,7 +26,7 @@ class _Told(TyperGroup):
         try:
             return super().invoke(ctx)
         except TOLD as error:
-            typer.secho(str(error), fg="red", err=True)
+            typer.secho(sentence(error), fg="red", err=True)
             raise typer.Exit(UNREACHABLE if isinstance(error, Unreachable) else FAILED) from error
 
 

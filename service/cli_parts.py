@@ -15,7 +15,10 @@ from service.client import ApiError, BundleBroken, Cohort, Unreachable
 from service.connection import Connection
 from service.states import JobState
 
-TOLD = (ApiError, Unreachable, BundleBroken, ValueError, TimeoutError, FileNotFoundError)
+TOLD = (
+    *(ApiError, Unreachable, BundleBroken, ValueError, TimeoutError),
+    *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 """Errors whose message is for the user; anything else is a fault of ours and shows its traceback."""
 
 DONE, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -49,6 +52,13 @@ JobId = Annotated[
 Watch = Annotated[
     bool, typer.Option("--watch", "-w", help="Stay and show how it goes.  With --json: a JSON object per line.")
 ]
+
+
+def sentence(error: BaseException) -> str:
+    """What the user is told of an error."""
+    if isinstance(error, OSError) and error.filename is not None:  # the system's own words, without its number
+        return f"{error.filename}: {error.strerror}. Name another, or mend this one."
+    return str(error)
 
 
 def home_of(ctx: typer.Context) -> Path:

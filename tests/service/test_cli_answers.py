@@ -1,13 +1,16 @@
 """What holds for every command: JSON for programs, tables that fit, completion, an exit code that says how it went."""
 
+import errno
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from service import live, show
 from service.cli import app
+from service.cli_parts import TOLD, sentence
 from service.client import Cohort
 from service.states import JobState
 from service.wire import Similarity
@@ -170,3 +174,31 @@ def test_a_picture_of_many_groups_fits_and_tells_the_time_left(live_service: Liv
     assert len(lines) <= 24
     assert next(line for line in lines if "g41" in line).split()[-4:] == ["20/100", "running", "4", "min"]
     assert any("0 of 50 groups done, step 20 of 5000" in line and "are not shown" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor"],
+        ["submit"],
+        ["estimate"],
+        ["add", "JOB"],
+        ["clone", "JOB", "--overrides"],
+        ["replan", "JOB", "--groups"],
+        ["bench"],
+        ["demo", "--spec"],
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_told_in_a_sentence(
+    words: list[str], tmp_path: Path, live_service: LiveService, run: Run
+) -> None:
+    job = live_service.submitted()
+    result = run(*(job if word == "JOB" else word for word in words), str(tmp_path))
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True), result.exception
+    assert str(tmp_path) in result.stderr
+
+
+def test_what_the_system_refuses_is_told_with_its_path_and_without_a_number() -> None:
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "job.yaml")
+    assert isinstance(refused, TOLD)
+    assert sentence(refused) == "job.yaml: Permission denied. Name another, or mend this one."
