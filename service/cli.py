@@ -63,14 +63,17 @@ def up(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key; only on a loopback address.")] = False,
     data_root: Annotated[list[Path] | None, typer.Option(help="A folder jobs may read.  (default: data)")] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the service here until Ctrl-C: the API, and a local Ray unless COHORT_RAY_ADDRESS names a cluster.
 
     Everything it keeps is in its home folder.  Stopping it lets running jobs write checkpoints; the next start goes on.
+    With --json, standard output is one line once it answers: `url`, `dashboard`, `key`, `home`.
     """
     given = {"home": ctx.obj[0], "host": host, "port": port, "no_auth": no_auth or None}
     given |= {"data_roots": [str(root) for root in data_root] if data_root else None}
-    _load("api.up:up")({k: v for k, v in given.items() if v is not None}, until_stdin_closes=until_stdin_closes)
+    given = {name: value for name, value in given.items() if value is not None}
+    _load("api.up:up")(given, until_stdin_closes=until_stdin_closes, as_json=as_json)
 
 
 @app.command()
@@ -78,11 +81,15 @@ def demo(
     ctx: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running afterwards.")] = False,
     spec: Annotated[Path | None, typer.Option(help="Another job.  (default: examples/demo.yaml)")] = None,
+    as_json: Json = False,
 ) -> None:
-    """See it all once: start a service, train the demo job, show the groups, why, and what they gained."""
+    """See it all once: start a service, train the demo job, show the groups, why, and what they gained.
+
+    With --json, standard output is one object, the job as it ended and its results; all else goes to standard error.
+    """
     source = ctx.find_root().get_parameter_source("home")
     home = ctx.obj[0] if source is not None and source.name == "COMMANDLINE" else Path("var/demo")
-    raise typer.Exit(_load("service.cli_demo:demo")(home=home, keep=keep, spec=spec))
+    raise typer.Exit(_load("service.cli_demo:demo")(home=home, keep=keep, spec=spec, as_json=as_json))
 
 
 @app.command()

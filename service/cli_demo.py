@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from service import live, show, show_why, wire
+from service.cli_parts import tell
 from service.client import ApiError, Cohort, Unreachable
 from service.connection import Connection
 from service.settings import Settings
@@ -24,9 +25,9 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 40.0
 
 
-def demo(*, home: Path, keep: bool, spec: Path | None) -> int:
-    """Runs it; the exit code.  The last line says SUCCEEDED, or why not."""
-    console = show.console()
+def demo(*, home: Path, keep: bool, spec: Path | None, as_json: bool = False) -> int:
+    """Runs it; the exit code.  The last line says SUCCEEDED, or why not; with `as_json` on standard error."""
+    console = show.console(error=as_json)
     spec = spec or _SPEC
     if not spec.is_file():
         raise FileNotFoundError(f"{spec} is missing: the demo needs a checkout of Cohort. Name a job with --spec.")
@@ -38,15 +39,13 @@ def demo(*, home: Path, keep: bool, spec: Path | None) -> int:
         connection = _wait_until_it_answers(service, home)
         console.print(f"It answers at {connection.url} after {time.monotonic() - began:.0f} s.", highlight=False)
         with Cohort(connection.url, connection.key) as client:
-            job = client.submit(spec)
-            console.print(f"Submitted {spec.name}: {job.id}, {job.num_tasks} tasks.\n", highlight=False)
-            job = live.follow(client, job.id, console)
+            job = run_job(client, spec, console, as_json=as_json)
             if job.state != JobState.SUCCEEDED:
                 console.print(
                     Text(f"\nThe demo job is {job.state}: {job.reason or 'no reason was given'}", style="red")
                 )
                 return 1
-            _tell(client, job, console)
+            _show(client, job, console)
         _where(job, home, connection, console, keep=keep)
     except (ApiError, Unreachable, TimeoutError) as error:
         console.print(Text(f"The demo failed: {error}\nThe service's log: {home / 'service.log'}", style="red"))
@@ -61,6 +60,16 @@ def demo(*, home: Path, keep: bool, spec: Path | None) -> int:
     seconds = time.monotonic() - began
     console.print(f"The demo job {job.id} SUCCEEDED; {seconds:.0f} s in all.", highlight=False)
     return 0
+
+
+def run_job(client: Cohort, spec: Path, console: Console, *, as_json: bool) -> wire.Job:
+    """Follows a new job to its end; with `as_json` standard output is one object: the job as it ended, its results."""
+    job = client.submit(spec)
+    console.print(f"Submitted {spec.name}: {job.id}, {job.num_tasks} tasks.\n", highlight=False)
+    job = live.follow(client, job.id, console)
+    if as_json:
+        tell({"job": job, "results": client.results(job.id)}, as_json, list)
+    return job
 
 
 def _start(home: Path, keep: bool) -> subprocess.Popen[bytes]:
@@ -91,7 +100,7 @@ def _wait_until_it_answers(service: subprocess.Popen[bytes], home: Path) -> Conn
     raise TimeoutError(f"the service did not answer within {_START_SECONDS:.0f} s.")
 
 
-def _tell(client: Cohort, job: wire.Job, console: Console) -> None:
+def _show(client: Cohort, job: wire.Job, console: Console) -> None:
     """How the tasks agree, the groups and why, and the test scores."""
     similarity, groups = client.similarity(job.id), client.groups(job.id)
     if similarity.similarity:

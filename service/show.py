@@ -27,9 +27,10 @@ _WHOLE = frozenset({"job", "state", "tasks", "age", "group", "cohesion"})
 _NUM_NEAREST = 3
 
 
-def console() -> Console:
-    """Standard output; wide where no terminal says how wide it is, so that pipes get whole lines."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+def console(*, error: bool = False) -> Console:
+    """Standard output, or standard error; wide where no terminal says how wide it is, so that pipes get whole lines."""
+    file = sys.stderr if error else sys.stdout
+    return Console(file=file, width=None if file.isatty() else 160)
 
 
 def jobs_table(jobs: list[wire.JobSummary]) -> Table:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,14 @@ import typer
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
 
+from api.up import whereabouts
 from service import live, show
 from service.cli import app
+from service.cli_demo import run_job
 from service.cli_parts import TOLD, sentence
 from service.client import Cohort
+from service.connection import Connection
+from service.settings import Settings
 from service.states import JobState
 from service.wire import Similarity
 
@@ -32,7 +37,33 @@ else:
 
 Run = Callable[..., Result]
 Good = Callable[..., str]
+Playing = Callable[[JobState], AbstractContextManager[None]]
 ROOT = typer.main.get_command(app)
+
+
+@pytest.fixture
+def playing(live_service: LiveService) -> Playing:
+    """`with playing(state):` whoever submits a job in there sees it end so."""
+
+    @contextmanager
+    def played(end: JobState) -> Iterator[None]:
+        over = threading.Event()
+
+        def play() -> None:  # its driver, once it is there
+            while not over.wait(0.01):
+                if jobs := live_service.store.list_jobs(state=JobState.QUEUED)[0]:
+                    live_service.finish(jobs[0].id, end)
+                    return
+
+        driver = threading.Thread(target=play)
+        driver.start()
+        try:
+            yield
+        finally:
+            over.set()
+            driver.join()
+
+    return played
 
 
 def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
@@ -49,9 +80,28 @@ def drawn(part: RenderableType, width: int) -> list[str]:
     return screen.getvalue().splitlines()
 
 
-def test_every_command_but_those_that_serve_answers_in_json() -> None:
+def test_every_command_answers_in_json() -> None:
     without = {name for name, command in commands(ROOT) if "--json" not in [o for p in command.params for o in p.opts]}
-    assert without == {"up", "demo"}
+    assert without == set()
+
+
+def test_a_service_that_answers_says_in_one_line_of_json_where_it_is(tmp_path: Path) -> None:
+    connection = Connection(url="http://127.0.0.1:1", key="a key", dashboard="http://127.0.0.1:2")
+    (line,) = whereabouts(Settings(home=tmp_path), connection, as_json=True)
+    assert json.loads(line) == connection.model_dump(exclude={"pid"}) | {"home": str(tmp_path)}
+
+
+@pytest.mark.parametrize("end", [JobState.SUCCEEDED, JobState.FAILED])
+def test_a_demo_in_json_is_one_object_with_the_job_as_it_ended_and_its_results(
+    live_service: LiveService, playing: Playing, capsys: pytest.CaptureFixture[str], end: JobState
+) -> None:
+    with playing(end), Cohort(live_service.url, live_service.key) as client:
+        job = run_job(client, live_service.spec, show.console(error=True), as_json=True)
+        told, progress = capsys.readouterr()
+        results = client.results(job.id).model_dump(mode="json")
+    assert json.loads(told) == {"job": job.model_dump(mode="json"), "results": results}
+    assert job.state == end
+    assert job.id in progress
 
 
 def test_every_verb_answers_in_json_with_the_job(live_service: LiveService, good: Good) -> None:
@@ -74,23 +124,12 @@ def test_following_in_json_is_an_object_per_line_from_the_job_to_its_end(live_se
     assert told[-1]["job"]["state"] == "FAILED"
 
 
-def test_a_new_job_of_an_old_one_is_followed_as_any_other(live_service: LiveService, run: Run) -> None:
+def test_a_new_job_of_an_old_one_is_followed_as_any_other(
+    live_service: LiveService, playing: Playing, run: Run
+) -> None:
     old = live_service.finish(live_service.submitted(), JobState.FAILED)
-    over = threading.Event()
-
-    def play() -> None:  # its driver, once it is there
-        while not over.wait(0.01):
-            if jobs := live_service.store.list_jobs(state=JobState.QUEUED)[0]:
-                live_service.finish(jobs[0].id)
-                return
-
-    driver = threading.Thread(target=play)
-    driver.start()
-    try:
+    with playing(JobState.SUCCEEDED):
         result = run("retry", old, "--watch", "--json")
-    finally:
-        over.set()
-        driver.join()
     assert result.exit_code == 0, result.output
     first, *_, last = (json.loads(line) for line in result.stdout.splitlines())
     assert first["job"]["retry_of"] == old
