@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from typing import Any
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from workers.data.sources import list_task
 from workers.spec import Spec
 
 _SHOWN_CLASSES = 20
+_COUNTED_CLASSES = 100
 
 
 def submit(
@@ -136,6 +138,8 @@ def _look(task: TaskConfig, roots: DataRoots) -> wire.TaskCheck:
         listing = list_task(task, roots)
     except ValueError as error:
         return wire.TaskCheck(task=task.name, kind=task.kind, problem=str(error))
+    own = (item.labels if task.kind == "multi_label" else (item.label,) for item in listing.items)
+    counts = Counter(label for labels in own for label in labels)
     return wire.TaskCheck(
         task=task.name,
         kind=task.kind,
@@ -143,4 +147,8 @@ def _look(task: TaskConfig, roots: DataRoots) -> wire.TaskCheck:
         num_captions=sum(len(item.captions) for item in listing.items) if task.kind == "retrieval" else None,
         num_images=len(listing.items),
         class_names=list(listing.class_names[:_SHOWN_CLASSES]),
+        classes=[
+            wire.ClassCount(name=name, num_images=counts[label])
+            for label, name in enumerate(listing.class_names[:_COUNTED_CLASSES])
+        ],
     )

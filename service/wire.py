@@ -312,6 +312,15 @@ class ArtifactList(Message):
     """By path."""
 
 
+class ClassCount(Message):
+    """A class of a task's source."""
+
+    name: str
+    """As it goes into the template."""
+    num_images: int
+    """Images that show it."""
+
+
 class TaskCheck(Message):
     """What a quick look found at a task's source, without opening an image."""
 
@@ -327,6 +336,8 @@ class TaskCheck(Message):
     """Images found."""
     class_names: list[str] = Field(default_factory=list)
     """The first 20, as they go into the template."""
+    classes: list[ClassCount] = Field(default_factory=list)
+    """The first 100 with their images; an image of several classes counts for each.  A retrieval task has none."""
     problem: str | None = None
     """What is wrong with it, and what to do."""
 

@@ -95,6 +95,16 @@ def test_validation_counts_the_captions_of_a_retrieval_task(api: TestClient, con
     assert kinds == [("classification", 2, None, 2), ("retrieval", 0, 3, 2)]
 
 
+def test_validation_counts_an_image_of_several_classes_for_each(api: TestClient, control_plane: ControlPlane) -> None:
+    table = control_plane.settings.home / "data" / "scenes.csv"
+    table.write_text("path,label\na/one/0.png,sun|sea\na/two/0.png,sea\n")
+    scenes = "{name: b, kind: multi_label, source: {kind: manifest, uri: scenes.csv}}"
+    body = SPEC.replace("{name: b, source: {kind: folder, uri: b}}", scenes)
+    found = api.post("/v1/jobs/validate", content=body, headers=YAML).json()["tasks"]
+    assert found[1]["classes"] == [{"name": "sea", "num_images": 2}, {"name": "sun", "num_images": 1}], found
+    assert found[0]["classes"] == [{"name": "one", "num_images": 1}, {"name": "two", "num_images": 1}]
+
+
 def test_validation_names_the_task_whose_data_is_missing(api: TestClient) -> None:
     answer = api.post("/v1/jobs/validate", content=SPEC.replace("uri: b", "uri: gone"), headers=YAML)
     assert answer.status_code == 200

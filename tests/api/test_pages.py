@@ -414,6 +414,19 @@ def test_a_check_looks_at_the_data_where_it_is_asked_to(visitor: TestClient) -> 
     assert "is no folder" in found and "one, two" in found
 
 
+def test_a_check_shows_how_many_images_every_class_has(visitor: TestClient, control_plane: ControlPlane) -> None:
+    folder = control_plane.settings.home / "data" / "a"
+    (folder / "one" / "1.png").write_bytes(b"not looked into")
+    for number in range(120):
+        (folder / f"more-{number:03}").mkdir()
+        (folder / f"more-{number:03}" / "0.png").write_bytes(b"not looked into")
+    found = send(visitor, "/submit/check?data=true", on="/submit", **FORM).text
+    rows = re.findall(r'<tr><th scope="row">([\w-]+)</th><td class="num">(\d+)</td></tr>', found)
+    assert rows == [(f"more-{number:03}", "1") for number in range(100)] + [("one", "1"), ("two", "1")]
+    assert "and 22 more" in found
+    assert "Estimate</em> finds those that cannot be read" in found
+
+
 @pytest.mark.parametrize("text", ["", "a: &x 1\nb: *x\n", "!!python/object:os.system {}", "- 1", "{" * 100])
 def test_pasted_text_that_is_no_description_is_told_so(visitor: TestClient, text: str) -> None:
     answer = send(visitor, "/submit", on="/submit?as=yaml", text=text)

@@ -204,7 +204,7 @@ def test_a_form_is_checked_while_it_is_written_and_becomes_a_job(
     expect(page.locator("#looked")).to_contain_text("is no folder")
     page.locator("#tasks-1-source-uri").fill("photo")
     page.get_by_role("button", name="Look at the data").click()
-    expect(page.locator("#looked table")).to_contain_text("blue, green, red")
+    expect(page.locator("#looked table.rows")).to_contain_text("blue, green, red")
     page.get_by_role("button", name="As YAML").click()
     expect(page.get_by_label("Job description")).to_have_value(re.compile("name: from-the-form"))
     page.get_by_role("button", name="Submit", exact=True).click()
