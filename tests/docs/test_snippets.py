@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 else:
     Served = object
 
-PAGES = [*sorted(DOCS.rglob("*.md")), CHECKOUT / "README.md"]
+DEPLOY = CHECKOUT / "deploy/README.md"
+PAGES = [*sorted(DOCS.rglob("*.md")), CHECKOUT / "README.md", DEPLOY]
 ELSEWHERE = {
     "docker.md",
     "kubernetes.md",
@@ -40,7 +41,7 @@ ELSEWHERE = {
     "logs.md",
 }
 """Pages about other machines: their snippets are read, not run.  What they tell is tested beside what they tell of."""
-RUN = [page for page in PAGES if page.name not in ELSEWHERE and any(snippets(page))]
+RUN = [page for page in PAGES if page.name not in ELSEWHERE and page != DEPLOY and any(snippets(page))]
 LANGUAGES = {"bash", "python", "yaml", "json", "text", "promql", "toml", "ini", ""}
 _SIMPLE = re.compile(r"^cohort [^|&;<>$`]*( \|\| true)?$")
 
@@ -132,7 +133,7 @@ def read_as_bash(snippet: Snippet) -> None:
     done = subprocess.run(["bash", "-n"], input=snippet.text, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"line {snippet.line}: {done.stderr}"
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
-    asked = {word for call in re.findall(r"\bmake ([a-z -]+)", snippet.text) for word in call.split()}
+    asked = {word for call in re.findall(r"\bmake (?:-C \S+ )?([a-z -]+)", snippet.text) for word in call.split()}
     assert asked <= targets, f"line {snippet.line}: make has no {sorted(asked - targets)}"
 
 
