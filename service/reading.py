@@ -15,6 +15,7 @@ from service.errors import SpecError
 
 MAX_BYTES = 2**20  # a thousand tasks with a few dozen class names each fit; more belongs into manifests
 MAX_DEPTH = 32
+MAX_DIGITS = 64  # of a YAML number; Python's own limit for decimals lies far above, and there is none for hexadecimals
 MAX_TOLD = 50
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,7 +40,23 @@ def read_spec(model: type[Model], source: str | bytes | dict) -> Model:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Safe YAML that refuses a key given twice, instead of keeping the last."""
+    """Safe YAML that refuses a key given twice, instead of keeping the last, and reads 12:30 as text.
+
+    (YAML 1.1 calls that a number to the base 60, whose value takes quadratic time to find.)
+    """
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        if value is None or tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            return tag
+        if ":" in value:
+            return "tag:yaml.org,2002:str"
+        if len(value) > MAX_DIGITS:
+            raise SpecError(
+                f"The description has a number of {len(value)} characters ({value[:20]}...); "
+                f"at most {MAX_DIGITS} are read. Round it, or quote what is a text."
+            )
+        return tag
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
@@ -101,7 +118,7 @@ def _read_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # the loader is a safe one
     except SpecError:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a date such as 2001-99-99 is a ValueError
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:  # 2001-99-99 is a ValueError
         raise SpecError(f"The description is neither YAML nor JSON: {error}.") from error
 
 
@@ -112,13 +129,13 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
     path, here = "", data
     for step in parents:  # union tags ('mmap', 'shots') stand in pydantic's path, but not in what the user wrote
         if isinstance(step, int):
-            path += f"[{step}]"
+            path += f"[{_shown(step)}]"
             here = here[step] if isinstance(here, list) else None
         elif isinstance(here, dict) and step in here:
             path += f".{step}" if path else str(step)
             here = here[step]
     named = isinstance(last, int) or kind in ("missing", "extra_forbidden") or (isinstance(here, dict) and last in here)
-    full = f"{path}[{last}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
+    full = f"{path}[{_shown(last)}]" if isinstance(last, int) else f"{path}.{last}".lstrip(".") if named else path
     full = full[:200].encode("utf-8", "backslashreplace").decode()
     if kind == "extra_forbidden":
         if last in known:
@@ -128,9 +145,16 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
     if kind == "missing":
         return full, "missing. Add it."
     message = fault["msg"].removeprefix("Value error, ")
-    if kind == "value_error" or (isinstance(value, dict | list) and len(repr(value)) > 80):
+    if kind == "value_error" or (isinstance(value, dict | list) and len(_shown(value)) > 80):
         return full, message if message.endswith((".", "?")) else f"{message}."
-    return full, f"given {value!r:.80}; expected: {message}."
+    return full, f"given {_shown(value):.80}; expected: {message}."
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no decimal number of more than 4300 digits
+        return "something too long to write"
 
 
 @cache

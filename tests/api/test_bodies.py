@@ -23,6 +23,9 @@ BODIES = {
     "many digits": b'{"name": ' + b"9" * 100_000 + b"}",
     "no text": bytes(range(256)),
     "half a character": b'{"name": "\\ud800"}',
+    "many hexadecimal digits": b"name: x\npriority: 0x" + b"f" * 6000,
+    "a fraction to the base 60": b"name: x\npriority: 1" + b":1" * 400 + b".5",
+    "a number to the base 60": b"name: x\npriority: 1" + b":1" * 120_000,
 }
 LONG = {"just too long", "64 MB"}
 KINDS = ("application/json", "application/yaml")

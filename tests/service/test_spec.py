@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from service.errors import SpecError
-from service.reading import MAX_BYTES
+from service.reading import MAX_BYTES, read_mapping
 from service.spec import check_roots, parse_spec, sharing_of, with_sharing
 from workers.data.roots import DataRoots
 from workers.methods.config import CoOpConfig, MethodConfig, Sharing
@@ -146,7 +146,10 @@ def test_all_faults_are_named_at_once() -> None:
         ("!!python/object/apply:os.system [id]", "YAML tag"),
         ("name: !!timestamp x", "YAML tag"),
         ("name: 2001-99-99", "neither YAML nor JSON"),
-        ('{"name": 1' + "0" * 5000 + "}", "neither YAML nor JSON"),
+        ('{"name": 1' + "0" * 5000 + "}", "a number of 5001 characters"),
+        ("priority: 0x" + "f" * 6000, "a number of 6002 characters"),
+        ("priority: 1" + ":1" * 400 + ".5", "given '1:1:1"),
+        ("priority: 1" + ":1" * 120_000, "given '1:1:1"),
         (json.dumps({**JOB, "tasks": [{**TASK, "source": {"kind": "folder", "uri": "\ud800"}}]}), "half a character"),
         (b"\xff\xfe", "UTF-8"),
         ("x" * (MAX_BYTES + 1), "bytes"),
@@ -164,6 +167,9 @@ def test_all_faults_are_named_at_once() -> None:
         "tag",
         "date",
         "digits",
+        "hexadecimals",
+        "fraction-to-the-base-60",
+        "number-to-the-base-60",
         "half",
         "bytes",
         "big",
@@ -172,6 +178,18 @@ def test_all_faults_are_named_at_once() -> None:
 def test_hostile_text_is_refused_in_words(text: str | bytes, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         parse_spec(text)
+
+
+@pytest.mark.parametrize("place", [{"priority": 10**5000}, {10**5000: 1}, {"training": {"epochs": [10**5000]}}])
+def test_a_number_that_cannot_be_written_is_a_fault_like_any_other(place: dict) -> None:
+    with pytest.raises(SpecError, match="too long to write"):
+        parse_spec({**JOB, **place})
+
+
+def test_a_time_of_day_is_a_text_and_every_usual_number_a_number() -> None:
+    text = "{time: 12:30, half: 12:30.5, whole: -1_000, hex: 0x1f, part: 1.5e-3, none: .inf}"
+    numbers = {"whole": -1000, "hex": 31, "part": 0.0015, "none": float("inf")}
+    assert read_mapping(text) == {"time": "12:30", "half": "12:30.5", **numbers}
 
 
 @pytest.mark.parametrize(
