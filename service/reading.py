@@ -17,6 +17,7 @@ MAX_BYTES = 2**20  # a thousand tasks with a few dozen class names each fit; mor
 MAX_DEPTH = 32
 MAX_DIGITS = 64  # of a YAML number; Python's own limit for decimals lies far above, and there is none for hexadecimals
 MAX_TOLD = 50
+_TOO_DEEP = f"The description nests more than {MAX_DEPTH} levels deep. About six are needed."
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,8 +29,10 @@ def read_spec(model: type[Model], source: str | bytes | dict) -> Model:
         spec = model.model_validate(data)
         spec.model_dump_json()
         return spec
-    except PydanticSerializationError as error:  # a lone surrogate, which JSON can spell and no database can keep
-        raise SpecError("The description holds half a character (a lone surrogate). Send whole Unicode.") from error
+    except PydanticSerializationError as error:
+        if "surrogates" in str(error):  # JSON can spell one alone, and no database can keep it
+            raise SpecError("The description holds half a character (a lone surrogate). Send whole Unicode.") from error
+        raise SpecError(f"The description cannot be written as JSON: {error}.") from error
     except ValidationError as error:
         known = _known_keys(model)
         faults = error.errors(include_url=False)  # a default that another fault kept from being made is none
@@ -87,7 +90,7 @@ def read_mapping(source: str | bytes) -> dict:
 
 
 def _read_json(text: str) -> Any:
-    """The value, or None where the text is not JSON (YAML may start with a brace, too)."""
+    """The value, or None where the text is not JSON (YAML may start with a brace, too) or nests past Python's limit."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -96,11 +99,18 @@ def _read_json(text: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        data = json.loads(text, object_pairs_hook=once)
     except SpecError:
         raise
     except (RecursionError, ValueError):
         return None
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    if level:
+        raise SpecError(_TOO_DEEP)
+    return data
 
 
 def _read_yaml(text: str) -> Any:
@@ -114,7 +124,7 @@ def _read_yaml(text: str) -> Any:
                 raise SpecError(f"The description uses the YAML tag {event.tag!r:.60}. Write plain values.")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise SpecError(f"The description nests more than {MAX_DEPTH} levels deep. About six are needed.")
+                raise SpecError(_TOO_DEEP)
         return yaml.load(text, Loader=_Loader)  # the loader is a safe one
     except SpecError:
         raise
@@ -153,7 +163,7 @@ def _told(fault: Any, data: Any, known: list[str]) -> tuple[str, str]:
 def _shown(value: Any) -> str:
     try:
         return repr(value)
-    except ValueError:  # Python writes no decimal number of more than 4300 digits
+    except (ValueError, RecursionError):  # Python writes no decimal number of more than 4300 digits
         return "something too long to write"
 
 

@@ -16,6 +16,7 @@ BODIES = {
     "one": b"{",
     "deep lists": b'{"name": ' + b"[" * DEEP + b"]" * DEEP + b"}",
     "deep objects": b'{"name": ' * DEEP + b"1" + b"}" * DEEP,
+    "deep changes": b'{"overrides": ' + b'{"a": ' * 600 + b"1" + b"}" * 601,
     "deep, unclosed": b"[" * DEEP,
     "just too long": b'{"name": "' + b"x" * MEGABYTE + b'"}',
     "64 MB": b" " * (64 * MEGABYTE),

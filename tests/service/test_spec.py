@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 from service.errors import SpecError
-from service.reading import MAX_BYTES, read_mapping
+from service.reading import MAX_BYTES, MAX_DEPTH, read_mapping, read_spec
 from service.spec import check_roots, parse_spec, sharing_of, with_sharing
+from service.submission import Clone
 from workers.data.roots import DataRoots
 from workers.methods.config import CoOpConfig, MethodConfig, Sharing
 
@@ -184,6 +185,24 @@ def test_hostile_text_is_refused_in_words(text: str | bytes, says: str) -> None:
 def test_a_number_that_cannot_be_written_is_a_fault_like_any_other(place: dict) -> None:
     with pytest.raises(SpecError, match="too long to write"):
         parse_spec({**JOB, **place})
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 100, 400, 900, 3000])
+def test_yaml_and_json_nest_at_most_thirty_two_levels_deep(levels: int) -> None:
+    for key in ("a", '"a"'):  # YAML and JSON
+        for opens, closes in ((f"{{{key}: ", "}"), ("[", "]")):
+            assert read_mapping(f"{{{key}: {opens * (MAX_DEPTH - 1)}1{closes * (MAX_DEPTH - 1)}}}")
+            with pytest.raises(SpecError, match=f"nests more than {MAX_DEPTH} levels deep"):
+                read_mapping(f"{{{key}: {opens * (levels - 1)}1{closes * (levels - 1)}}}")
+
+
+@pytest.mark.parametrize("levels", [400, 900])
+def test_what_nests_too_deep_to_be_kept_is_not_called_half_a_character(levels: int) -> None:
+    inner: dict = {}
+    for _ in range(levels):
+        inner = {"a": inner}
+    with pytest.raises(SpecError, match=r"cannot be written as JSON: .*depth"):
+        read_spec(Clone, {"overrides": inner})
 
 
 def test_a_time_of_day_is_a_text_and_every_usual_number_a_number() -> None:
