@@ -14,7 +14,15 @@ from tempfile import TemporaryDirectory
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from grouping.plan import trivial_plan
 from service.clock import FakeClock
@@ -46,6 +54,8 @@ FORWARD = {
 
 class ControlPlaneModel(RuleBasedStateMachine):
     jobs: Bundle[str] = Bundle("jobs")
+    num_steps = 0
+    """Rules that were played and whose laws held, in all examples."""
 
     @initialize()
     def start(self) -> None:
@@ -58,6 +68,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.store.set_quota("busy", max_running_jobs=1, max_priority=1)
         self.store.set_quota("small", max_devices=2)
         self.new_coordinator("first")
+        ControlPlaneModel.num_steps -= 1  # the laws are looked at before the first rule, too
 
     def new_coordinator(self, home: str) -> None:
         self.acts = home
@@ -257,6 +268,7 @@ class ControlPlaneModel(RuleBasedStateMachine):
         self.no_tenant_has_more_than_its_quota(jobs)
         self.no_job_dies_more_often_than_its_budget(jobs)
         self.nobody_is_cancelled_who_did_not_ask_for_it(jobs)
+        ControlPlaneModel.num_steps += 1
 
     def finished_jobs_never_change(self, jobs: list[JobLine]) -> None:
         for job in jobs:
@@ -342,10 +354,17 @@ class _Reachable:
         self._ray.reachable = self._was
 
 
-ControlPlaneModel.TestCase.settings = settings(
-    max_examples=max(1, STEPS // PER_EXAMPLE),
-    stateful_step_count=PER_EXAMPLE,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-)
-TestControlPlaneModel = pytest.mark.slow(pytest.mark.timeout(1800)(ControlPlaneModel.TestCase))
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_laws_hold_after_every_step_and_as_many_are_taken_as_are_asked_for() -> None:
+    ControlPlaneModel.num_steps = 0
+    run_state_machine_as_test(
+        ControlPlaneModel,
+        settings=settings(
+            max_examples=max(10, STEPS * 5 // 4 // PER_EXAMPLE),  # some end early, about one in eight
+            stateful_step_count=PER_EXAMPLE,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+        ),
+    )
+    assert ControlPlaneModel.num_steps >= STEPS
