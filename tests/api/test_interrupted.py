@@ -18,6 +18,7 @@ from tests.databases import Stores, shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 INTERRUPTED = int(os.environ.get("COHORT_TEST_INTERRUPTED", "500"))
+ANSWERED = 5
 
 
 class Service:
@@ -84,12 +85,14 @@ def service(make_store: Stores, tmp_path: Path) -> Iterator[Service]:
 
 @shared
 def test_a_submission_that_is_interrupted_and_sent_again_is_one_job(service: Service, make_store: Stores) -> None:
-    """Right before the commit, right after it, and after the answer; a half of them on every kind of database."""
-    count = INTERRUPTED // 2
+    """Right before the commit and right after it, half of them on either database; a few more once it was answered."""
+    num_interrupted = INTERRUPTED // 2
+    count = num_interrupted + ANSWERED
     made: dict[str, str] = {}
     for number in range(count):
         passes = 1 if number == 0 else 2  # the submission that is sent again passes the point before
-        where = ("store.create_job.commits", "store.create_job.committed", None)[number % 3]
+        points = ("store.create_job.commits", "store.create_job.committed")
+        where = points[number % 2] if number < num_interrupted else None
         service.serve("" if where is None else f"{where}:kill@{passes}")
         if number:
             resent = service.submit(f"key {number - 1}")
