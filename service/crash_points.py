@@ -17,7 +17,11 @@ _COMMITS = (
     "put_results",
     "add_plan",
     "hold_lease",
+    "take_over_rows",
 )
+_AFTERLIFE_COMMITS = ("archive", "unarchive", "delete", "restore", "begin_purges", "end_purge")
+COMMITS = frozenset(_COMMITS + _AFTERLIFE_COMMITS)
+"""Every commit that has a name; the store makes none of another name."""
 
 STORE = tuple(f"store.{what}.{when}" for what in _COMMITS for when in ("commits", "committed"))
 """Right before and right after every commit that a job's life hangs on."""
@@ -44,11 +48,10 @@ DRIVER = tuple(
 )
 """Around every artifact of a stage, and before and after the driver's last word."""
 
-AFTERLIFE = tuple(
-    f"store.{what}.{when}"
-    for what in ("archive", "unarchive", "delete", "restore", "begin_purges", "end_purge")
-    for when in ("commits", "committed")
-)
+AFTERLIFE = tuple(f"store.{what}.{when}" for what in _AFTERLIFE_COMMITS for when in ("commits", "committed"))
 """Around what becomes of finished jobs, which no driver takes part in."""
 
-CRASH_POINTS = STORE + COORDINATOR + DRIVER
+RETRY = ("retry.copies",)
+"""Before every file that a retry takes over."""
+
+CRASH_POINTS = STORE + COORDINATOR + DRIVER + RETRY

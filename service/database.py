@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from service.crash_points import COMMITS
 from service.errors import CohortError, DatabaseUnavailable
 from service.schema import migrate
 from service.tables import metadata
@@ -111,8 +112,9 @@ class Database:
         """All or nothing; on SQLite the only writer while it lasts, so keep it short.  DatabaseUnavailable: then nobody
         knows whether it was written, if the database fell silent at the end.
 
-        `what` names the fault points right before and right after the commit.
+        `what` names the fault points right before and right after the commit; `crash_points` lists it.
         """
+        assert not what or what in COMMITS, f"{what} is missing in service.crash_points"
         with (
             self._watched("write"),
             self._turn,

@@ -12,6 +12,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.numpy import load_file
 
 from service.artifacts import JobFiles
@@ -75,6 +76,8 @@ class Scenario:
     deaf: bool = False
     """Drivers do nothing until they are ended."""
     pauses: bool = False
+    retries: bool = False
+    """The job retries another one, which failed once all was trained."""
     weight: int = 1
     """How often it is played, beside the others."""
 
@@ -95,6 +98,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("approved", SPEC, JobState.SUCCEEDED),
     Scenario("paused", TRIVIAL, JobState.SUCCEEDED, pauses=True, weight=3),
+    Scenario("retried", TRIVIAL, JobState.SUCCEEDED, retries=True),
     Scenario("deaf", TRIVIAL, JobState.CANCELLED, deaf=True),
 )
 
@@ -134,12 +138,14 @@ class Installation:
         """Plays the scenario under a plan of faults to its end: the job, and how many seconds it took."""
         began, names = self.clock.time(), count()
         key = f"{scenario.name}-{plan}-{rng.random()}"
+        failed = self._failed(scenario) if scenario.retries else None
+        spec = parse_spec(scenario.spec)
         faults.arm(plan)
         try:
             coordinator = self._control_plane(str(next(names)), rng)
             job: Job | None = None
             while job is None:
-                job = self._survives(lambda: self.store.create_job(parse_spec(scenario.spec), idempotency_key=key)[0])
+                job = self._survives(lambda: self.store.create_job(spec, idempotency_key=key, retry_of=failed)[0])
                 if job is None:
                     self.store = self._again(self.store)
             self.paused = False
@@ -180,7 +186,7 @@ class Installation:
             told.append(f"drafts are left over: {hidden}")
         if self.ray.unfinished():
             told.append(f"drivers are left over: {self.ray.unfinished()}")
-        if len(self.store.list_jobs(limit=500)[0]) != 1:
+        if len(self.store.list_jobs(limit=500)[0]) != 1 + scenario.retries:
             told.append("more than one job was made")
         return told
 
@@ -220,6 +226,25 @@ class Installation:
             )
             launcher.close()
             self.ray.finish(submission, "FAILED" if ended is None else "SUCCEEDED")
+
+    def _failed(self, scenario: Scenario) -> str:
+        """A job whose driver died once all was trained, and that nobody tries again."""
+        job = self.store.create_job(parse_spec(scenario.spec))[0].id
+        attempt, launcher = self.store.start_attempt(job), _Watched(lambda: None)
+        faults.arm("driver.bundle.writes:crash")
+        with pytest.raises(faults.Crash):
+            run_job(
+                job,
+                attempt,
+                store=self.store,
+                files=self.files(job),
+                launcher=launcher,
+                settings=self.settings("0"),
+            )
+        faults.arm("")
+        launcher.close()
+        self.store.move(job, JobState.FAILED, attempt=attempt)
+        return job
 
     def _meanwhile(self, scenario: Scenario, job_id: str) -> None:
         """The user acts while a driver waits for its workers."""

@@ -1,5 +1,6 @@
 """A process may die at every named point, whichever process that is, and the job ends as if nothing had happened."""
 
+import ast
 import os
 import random
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ import pytest
 from sqlalchemy import create_engine, delete
 from sqlalchemy.schema import CreateSchema, DropSchema
 
-from service.crash_points import CRASH_POINTS
+from service.crash_points import COORDINATOR, CRASH_POINTS, DRIVER, RETRY
 from service.tables import metadata
 from tests.service.crash_harness import RECOVERY_SECONDS, SCENARIOS, Ending, Installation, Scenario
 from workers import faults
+from workers.storage import WRITES
 
 SEEDS = int(os.environ.get("COHORT_TEST_CRASH_SEEDS", "10"))
 DATABASES = ("memory", "memory", "memory", "memory", "memory", "memory", "file", "file", "postgresql", "postgresql")
@@ -53,6 +55,22 @@ def test_every_point_is_passed_by_some_scenario(undisturbed: list[Undisturbed]) 
     assert set(CRASH_POINTS) - passed - _AFTER_A_DEATH == set()
 
 
+def test_every_point_in_the_code_is_listed() -> None:
+    """Commits are checked by the store itself, whenever one is made."""
+    root, found = Path(__file__).parents[2], set()
+    for path in (path for room in ("api", "grouping", "service", "workers") for path in (root / room).rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("faults.point"):
+                name = call.args[0]
+                parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts))
+    made = {"store.{}.commits", "store.{}.committed", "write.{}", "migrate.{}"}
+    assert found == {*COORDINATOR, *DRIVER, *RETRY, *_WORKERS, "write.log", "write.pack"} | made
+    assert {"write.log", "write.pack"} <= set(WRITES)
+
+
+_WORKERS = {"train.step", "fake.step"}
+"""A worker's death is no process's of these."""
 _AFTER_A_DEATH = {"coordinator.buries", "coordinator.buried"}
 """Nobody buries a driver that has not died."""
 

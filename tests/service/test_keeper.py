@@ -1,5 +1,8 @@
 """Laws of what goes: deleted jobs after the retention, old ones where the settings say so, and never half of one."""
 
+import os
+import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from workers import faults
 
 SPEC = parse_spec("{name: kept, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
 DAY = 86_400.0
+SEEDS = int(os.environ.get("COHORT_TEST_CRASH_SEEDS", "10"))
 
 
 class House:
@@ -159,25 +163,33 @@ def test_files_that_cannot_be_removed_are_left_for_the_next_time(
 
 def test_a_service_that_dies_in_between_leaves_a_job_whole_or_not_at_all(make_store: Stores, tmp_path: Path) -> None:
     house = House(make_store(), tmp_path)
-    for point in AFTERLIFE:
-        job, purged = house.finished(), house.finished()
-        house.store.delete(purged)
-        faults.arm(f"{point}:crash")
+    for point, seed in product(AFTERLIFE, range(SEEDS)):
+        rng = random.Random(f"{point} {seed}")
+        jobs, purged = ([house.finished() for _ in range(rng.randint(1, 2))] for _ in range(2))
+        for job in purged:
+            house.store.delete(job)
+        passed = 1 if "begin_purges" in point else len(purged) if "end_purge" in point else len(jobs)
+        plan = f"{point}:crash@{rng.randint(1, passed)}"
+        faults.arm(plan)
         try:
             with pytest.raises(faults.Crash):
-                house.store.archive(job)
-                house.store.unarchive(job)
-                house.store.delete(job)
-                house.store.restore(job)
+                for job in jobs:
+                    house.store.archive(job)
+                    house.store.unarchive(job)
+                    house.store.delete(job)
+                    house.store.restore(job)
                 house.purge(8)
         finally:
             faults.arm("")
-        events = [event.seq for event in house.store.events(job)]
-        assert events == list(range(1, len(events) + 1)), point
-        house.store.restore(job)
+        for job in jobs:
+            events = [event.seq for event in house.store.events(job)]
+            assert events == list(range(1, len(events) + 1)), plan
+            house.store.restore(job)
         house.purge(8)
-        assert house.store.get_job(job).state == JobState.FAILED and house.files(job).exists("plans/0.json"), point
-        assert not any(house.rows(purged).values()) and not house.files(purged).root.exists(), point
+        for job in jobs:
+            assert house.store.get_job(job).state == JobState.FAILED and house.files(job).exists("plans/0.json"), plan
+        for job in purged:
+            assert not any(house.rows(job).values()) and not house.files(job).root.exists(), plan
 
 
 def test_a_job_that_is_restored_or_taken_out_of_the_archive_has_its_time_again(
