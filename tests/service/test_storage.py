@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load
 
 from service.artifacts import ARBITRATION, JobFiles, plan_path
@@ -16,9 +18,12 @@ from service.states import JobState
 from service.store import Store
 from tests.object_stores import ObjectStore
 from workers import faults
-from workers.failures import FailureClass
+from workers.arrays import write_arrays
+from workers.failures import FailureClass, classify
 from workers.launching.fake import FakeLauncher
-from workers.storage import DRAFT
+from workers.launching.trials import Trial
+from workers.storage import DRAFT, WRITES, write
+from workers.training.checkpoint import save_checkpoint
 from workers.training.results import RESULT, GroupResult
 
 SPEC: dict[str, Any] = {
@@ -30,9 +35,17 @@ SPEC: dict[str, Any] = {
     "training": {"max_steps": 4, "batch_size": 4, "checkpoint_every": 2},
     "baselines": ["all"],
 }
-SITES = ("bundle", "checkpoint", "json", "learned", "manifest", "measurement", "plan", "report", "result", "review")
-SITES += ("signatures", "text_features", "validation")
-"""What the driver and fake workers write."""
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "commit": lambda folder: save_checkpoint(folder, {"weight": torch.zeros(2)}, {"step": 1}),
+    "file": lambda folder: write(folder / "copied", b"content"),
+    "snapshot": lambda folder: write_arrays(folder / "0.npz", {"gradients": np.zeros(2)}, "snapshot"),
+    "trial": lambda folder: Trial(0, {}).write(folder),
+}
+"""What only real training, a search and a copy write, and by what."""
+NO_JOB_ENDS = {"log", "pack", "probe"}
+"""What a job does without; each has a law of its own."""
+SITES = sorted({name.removeprefix("write.") for name in WRITES} - WRITERS.keys() - NO_JOB_ENDS)
+"""All else: what the driver and fake workers write."""
 
 
 @dataclass
@@ -124,6 +137,19 @@ def test_a_full_disk_ends_the_job_in_words_once_and_leaves_only_whole_files(
     assert not list(files.root.rglob(f"{DRAFT}*"))
     for info in files.list():
         assert files.is_whole(info.path)
+
+
+@pytest.mark.parametrize("site", WRITERS)
+def test_a_full_disk_is_told_in_words_by_every_other_writer_and_leaves_no_draft(tmp_path: Path, site: str):
+    faults.arm(f"write.{site}:full")
+    try:
+        with pytest.raises(OSError, match="could not be written: No space left on device") as caught:
+            WRITERS[site](tmp_path)
+    finally:
+        faults.arm("")
+    assert classify(caught.value) is FailureClass.STORAGE
+    assert not list(tmp_path.rglob(f"{DRAFT}*"))
+    WRITERS[site](tmp_path)
 
 
 def test_a_log_that_cannot_be_written_ends_no_job(open_home: Callable[..., Home]):
