@@ -31,6 +31,7 @@ NUM_TRAIN, NUM_VAL, NUM_TEST = 8, 4, 10
 """Images that every task is said to have."""
 WEIGHT_BYTES, IMAGE_BYTES = 2**20, 2**18
 """What is said to be in memory: the backbone, and a training image of a step."""
+AVAILABLE_BYTES = 2**30
 _SIZE = 12
 _CHECKPOINT = "fake-checkpoint.json"
 _SIGNATURES = "signatures.npz"
@@ -45,7 +46,7 @@ class FakeStopped(Exception):
 class FakeRunning(Running):
     """A work that goes a few steps further whenever somebody waits for it."""
 
-    def __init__(self, work: Work, available: int) -> None:
+    def __init__(self, work: Work, available: int = AVAILABLE_BYTES) -> None:
         super().__init__(work)
         self.boards = {unit.id: GroupBoard(unit.id) for unit in work.groups}
         self.outcome: Outcome | None = None
@@ -105,7 +106,7 @@ class FakeLauncher(Launcher):
         self,
         devices: int = 1,
         *,
-        available: int = 2**30,
+        available: int = AVAILABLE_BYTES,
         steps_per_look: int = 2,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
