@@ -11,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PINS := pyproject.toml constraints.txt
 CODE := $(wildcard api bench docs examples grouping service tests workers)
 
-.PHONY: help setup demo up test test-fast chaos browser check format docs bench clean
+.PHONY: help setup demo up test test-fast fuzz chaos browser check format docs bench clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -59,6 +59,9 @@ test: $(VENV)/.installed-test browser  ## Run every test: a real Ray, a real Chr
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browser and no server.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not browser"
+
+fuzz: $(VENV)/.installed-test  ## Ask the API ten thousand things that nobody would (about five minutes).
+	COHORT_TEST_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/api/test_fuzz.py
 
 chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about an hour).
 	$(BIN)/python -m tests.chaos
