@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
+
+import yaml
 
 from tests.chaos.jobs import tiny
 from tests.deploy.machines import Machine, Network
-from tests.deploy.rendered import SECRETS, compose, environment, image_environment, pods, the
+from tests.deploy.rendered import RULES, SECRETS, compose, environment, image_environment, pods, the
 
 START_SECONDS = 480.0
 JOB_SECONDS = 480.0
@@ -103,6 +105,29 @@ def start_compose(network: Network, image: Image, shared: Mapping[str, Path]) ->
     return machines
 
 
+def start_prometheus(network: Network) -> Machine:
+    """With compose's own file, but that it finds the others by their names, since no DNS is here, and looks often."""
+    machine = network.add("prometheus", user=NOBODY)
+    config = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    for job in config["scrape_configs"]:
+        named = [f"{name}:{each['port']}" for each in job.pop("dns_sd_configs") for name in each["names"]]
+        job["static_configs"] = [{"targets": named}]
+    machine.write("/tmp/prometheus.yml", yaml.safe_dump(config))
+    machine.write(f"/tmp/{RULES.name}", RULES.read_text())
+    command = ["prometheus", "--config.file=/tmp/prometheus.yml", "--storage.tsdb.path=/tmp/prometheus"]
+    machine.start(command, {"PATH": os.environ["PATH"]})
+    until(lambda: len(of_prometheus(machine, "targets")["activeTargets"]) > 0, machine, "Prometheus looks")
+    return machine
+
+
+def of_prometheus(machine: Machine, path: str, **query: str) -> Any:
+    """What its HTTP API answers; nothing while it does not."""
+    url = f"http://127.0.0.1:9090/api/v1/{path}?{urlencode(query)}"
+    said = machine.run(["wget", "--quiet", "--output-document=-", url], {"PATH": os.environ["PATH"]}).stdout
+    return json.loads(said)["data"] if said else {"activeTargets": []}
+
+
 def start_kubernetes(
     network: Network, image: Image, overlay: str, shared: Mapping[str, Path]
 ) -> tuple[dict[str, Machine], dict[str, str]]:
@@ -150,9 +175,9 @@ def kuberay_command(group: Mapping[str, Any], *, head: bool) -> list[str]:
     return ["/bin/bash", "-c", f"ulimit -n 65536; ray start {kind} --block {words}"]
 
 
-def do_a_job(image: Image, control_plane: Machine, own: Mapping[str, str]) -> dict[str, Any]:
+def do_a_job(image: Image, control_plane: Machine, own: Mapping[str, str], **training: Any) -> dict[str, Any]:
     """Submits a tiny job from the control plane's machine and waits for its end; the job as the API tells it."""
-    control_plane.write(SPEC, json.dumps(tiny("rehearsal")))
+    control_plane.write(SPEC, json.dumps(tiny("rehearsal", **training)))
     said = image.run(control_plane, ["cohort", "submit", SPEC, "--json"], own)
     job = json.loads(said)["id"]
 

@@ -1,17 +1,20 @@
 """What `deploy/` comes to: compose with its variables filled in, and overlays as kustomize renders them."""
 
 import functools
+import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 OVERLAYS = sorted(path.name for path in (DEPLOY / "kubernetes" / "overlays").iterdir())
 SECRETS = {"POSTGRES_PASSWORD": "password-of-postgres", "COHORT_RAY_TOKEN": "0123456789abcdef" * 4}
 SECRETS |= {"GRAFANA_PASSWORD": "password-of-grafana"}
@@ -43,6 +46,28 @@ def _value(variables: Mapping[str, str], name: str, kind: str | None, rest: str 
     if kind == "?" and not value:
         raise Unset(rest)
     return value or ((rest or "") if kind == "-" else "")
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Where it stands, and the expression."""
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+    for path in DASHBOARDS:
+        dashboard: dict[str, Any] = json.loads(path.read_text())
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                yield f"{path.stem}: {panel['title']}", target["expr"]
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                yield f"{path.stem}: ${variable['name']}", variable["query"]["query"]
+
+
+def plain_expressions(interval: str = "1m") -> Iterator[tuple[str, str]]:
+    """What Grafana makes of them: variables filled in, those of the variables themselves left out."""
+    for place, text in expressions():
+        if not text.startswith("label_values"):
+            yield place, text.replace("$__rate_interval", interval).replace("$job", ".*").replace("$group", ".*")
 
 
 def _rendered(overlay: str) -> str:

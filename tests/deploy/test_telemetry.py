@@ -4,9 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,11 +12,10 @@ from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from service.store import Store
 from service.telemetry import Telemetry
+from tests.deploy.rendered import DASHBOARDS, RULES, expressions, plain_expressions
 from workers.launching import ray_metrics
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy/prometheus/rules.yml"
-DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 _NAME = re.compile(r"\b(?:ray_)?cohort_[a-z_]+|\bray_node_[a-z_]+")
 _SUFFIX = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -36,21 +33,6 @@ def of_jobs() -> set[str]:
 def exported() -> set[str]:
     service = {f"{name}{suffix}" for name, kind in of_the_service().items() for suffix in _SUFFIX[kind]}
     return service | of_jobs() | {f"ray_{name}" for name in METRICS_GAUGES}
-
-
-def expressions() -> Iterator[tuple[str, str]]:
-    """Where it stands, and the expression."""
-    for group in yaml.safe_load(RULES.read_text())["groups"]:
-        for rule in group["rules"]:
-            yield rule["alert"], rule["expr"]
-    for path in DASHBOARDS:
-        dashboard: dict[str, Any] = json.loads(path.read_text())
-        for panel in dashboard["panels"]:
-            for target in panel.get("targets", []):
-                yield f"{path.stem}: {panel['title']}", target["expr"]
-        for variable in dashboard["templating"]["list"]:
-            if variable["type"] == "query":
-                yield f"{path.stem}: ${variable['name']}", variable["query"]["query"]
 
 
 def test_dashboards_and_alerts_ask_for_what_there_is() -> None:
@@ -84,7 +66,6 @@ def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: the package prometheus)")
     subprocess.run([promtool, "check", "config", str(RULES.with_name("prometheus.yml"))], check=True, timeout=60)
-    plain = [text.replace("$__rate_interval", "1m") for _, text in expressions() if not text.startswith("label_values")]
-    rules = [{"record": f"expression:{number}", "expr": text} for number, text in enumerate(plain)]
+    rules = [{"record": f"expression:{number}", "expr": text} for number, (_, text) in enumerate(plain_expressions())]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     subprocess.run([promtool, "check", "rules", str(tmp_path / "rules.yml")], check=True, timeout=60)
