@@ -177,11 +177,12 @@ def test_a_machine_that_does_not_see_the_storage_is_named_and_the_job_ends_well_
     join += ["--block", "--num-cpus=2", "--num-gpus=0", "--object-store-memory=150000000"]
     script = 'mount -t tmpfs none "$0" && hostname blind && exec "$@"'
     command = [*enter, "sh", "-c", script, str(storage), *join]
+    wait_until(lambda: story.lost not in world.nodes(), seconds=SECONDS, what="Ray knows that the machine is lost")
     sound = world.computing()
     quiet = subprocess.DEVNULL
     blind = subprocess.Popen(command, env=world.cluster.environment, cwd=ROOT, stdout=quiet, stderr=quiet)
     try:
-        wait_until(lambda: len(world.computing()) > len(sound), seconds=SECONDS, what="the blind machine joins")
+        wait_until(lambda: world.computing() - sound, seconds=SECONDS, what="the blind machine joins")
         settings = Settings.load(home=world.service.home, **world.cluster.settings)
         wrong = look_now(world.service.ray_jobs(), settings).wrong
         assert {finding.found for finding in wrong} == {

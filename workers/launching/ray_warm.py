@@ -35,6 +35,8 @@ from workers.launching.ray_group import NAMESPACE
 
 LOOK_SECONDS = 1.0
 """Between two looks of a worker at its claim."""
+ANSWER_SECONDS = 5.0
+"""How soon a free worker must answer whoever claims it: one that is gone would cost a work one of its tries."""
 _PREFIX = "worker/"
 _CLAIMS = "cohort-workers"
 """Ray's own namespace for keys."""
@@ -77,12 +79,14 @@ class WarmWorkers:
         return name
 
     def take(self) -> tuple[str, Any] | None:
-        """Claims a free worker of this kind: its name and its actor.  None: there is none."""
+        """Claims a free worker of this kind that answers: its name and its actor.  None: there is none."""
         for name in _free():
             if name.startswith(self._kind) and _claimed(name, self.claim):
                 try:
-                    return name, ray.get_actor(name, namespace=NAMESPACE)
-                except ValueError:  # it has just ended
+                    actor = ray.get_actor(name, namespace=NAMESPACE)
+                    ray.get(actor.beats.remote(), timeout=ANSWER_SECONDS)
+                    return name, actor
+                except (ValueError, RayError):  # it has ended, or its machine has and Ray does not know it yet
                     retire(name)
         return None
 
