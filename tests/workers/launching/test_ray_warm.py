@@ -166,6 +166,17 @@ def test_a_worker_ends_once_it_was_free_for_its_time(open_launcher, make_pass):
     eventually(lambda: not workers() and not is_there(process(told)), "the worker has ended")
 
 
+def test_a_free_worker_that_does_not_answer_is_ended_and_no_work_is_lost_to_it(open_launcher, make_pass):
+    work = make_pass({"g1": ("art",)}, job="job-mute")
+    first = open_launcher(work)
+    told, _ = ended(first, work)
+    first.close()
+    os.kill(process(told), signal.SIGSTOP)
+    again, outcome = ended(open_launcher(work), make_pass({"g1": ("art",)}, job="job-after-mute", into="second"))
+    assert outcome.kind == "done", outcome.traceback
+    assert process(again) != process(told) and not is_there(process(told))
+
+
 def test_a_worker_that_ran_out_of_memory_serves_nobody_again(open_launcher, make_pass, tmp_path):
     work = make_pass({"g1": ("art",)}, job="job-memory")
     spoilt = type(work)(**{**vars(work), "faults": "train.step:memory", "faults_ledger": tmp_path / "ledger"})
