@@ -145,7 +145,7 @@ class Coordinator:
         if (held is None) != (self._fence is None):
             log.info("this control plane acts now" if held else "another control plane acts now")
         self._fence = held
-        self._renew_at = asked_at + self._settings.lease_seconds / 3
+        self._renew_at = asked_at + self._settings.lease_seconds / 6
         return held is not None
 
     def _each(self, step: Callable[..., None], job: Job, *more: Any) -> None:

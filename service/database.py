@@ -93,7 +93,7 @@ class Database:
                 )  # stays with the file; outside of a transaction by SQLite's rules
         with self.write() as connection:
             if self._in_memory:
-                metadata.create_all(connection)  # what the migrations come to, at once
+                metadata.create_all(connection)  # what the migrations come to, at once (but triggers)
             else:
                 migrate(connection)
 

@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from service.database import Database
 from service.errors import CohortError, KeyNotFound
@@ -18,6 +18,7 @@ from service.tables import api_keys, audit
 
 _USE_IS_WRITTEN_EVERY = 60.0  # seconds: a key that is used all day does not cost a write per request
 _BY_HASH = select(api_keys).where(api_keys.c.sha256 == bindparam("hash"))  # put together once: every request asks it
+_ENDS = ("expires_at", "revoked_at")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -43,21 +44,17 @@ class KeyRows(Database):
             )
         if expires_in is not None and not 0 < expires_in < 10e9:
             raise CohortError(f"Key {name!r:.60}: expires in {expires_in:g} s; expected a positive number of seconds.")
-        prefix = secrets.token_hex(5)
-        key = f"cohort_{prefix}_{secrets.token_hex(32)}"
         now = self.now()
-        values = {"prefix": prefix, "sha256": _hash(key), "name": name, "tenant": tenant, "role": Role(role)}
-        values |= {"created_at": now, "expires_at": None if expires_in is None else now + expires_in}
         with self.write() as connection:
-            connection.execute(insert(api_keys).values(values))
-        return key
+            ends = None if expires_in is None else now + expires_in
+            return _insert_key(connection, now, name=name, tenant=tenant, role=Role(role), expires_at=ends)
 
     def check_key(self, plaintext: str) -> KeyInfo | None:
         """Whose key it is; None if it is unknown, expired or revoked."""
         now = self.now()
         with self.read() as connection:
             row = connection.execute(_BY_HASH, {"hash": _hash(plaintext)}).mappings().first()
-        if row is None or any(row[end] is not None and row[end] <= now for end in ("expires_at", "revoked_at")):
+        if row is None or any(row[end] is not None and row[end] <= now for end in _ENDS):
             return None
         return KeyInfo.of(row)
 
@@ -98,11 +95,8 @@ class KeyRows(Database):
 
     def revoke_key(self, prefix: str, *, after: float = 0.0) -> KeyInfo:
         """The key stops working at once, or after so many seconds.  Repeatable, never puts an end off; KeyNotFound."""
-        self.get_key(prefix)
-        ends = self.now() + after
         with self.write() as connection:
-            alive = (api_keys.c.prefix == prefix) & or_(api_keys.c.revoked_at.is_(None), api_keys.c.revoked_at > ends)
-            connection.execute(update(api_keys).where(alive).values(revoked_at=ends))
+            _end_key(connection, prefix, self.now() + after)
         return self.get_key(prefix)
 
     def rotate_key(self, prefix: str, *, overlap: float = 0.0) -> str:
@@ -110,14 +104,18 @@ class KeyRows(Database):
 
         KeyNotFound; CohortError for a key that does not work any more.
         """
-        old, now = self.get_key(prefix), self.now()
-        ends = [end.timestamp() for end in (old.expires_at, old.revoked_at) if end is not None]
-        if any(end <= now for end in ends):
-            raise CohortError(f"The API key {prefix} does not work any more and cannot be rotated. Create a new one.")
-        left = None if old.expires_at is None else old.expires_at.timestamp() - now
-        key = self.create_key(old.name, tenant=old.tenant, role=old.role, expires_in=left)
-        self.revoke_key(prefix, after=overlap)
-        return key
+        self.get_key(prefix)
+        with self.write() as connection:
+            now, of_key = self.now(), api_keys.c.prefix == prefix
+            old = connection.execute(select(api_keys).where(of_key).with_for_update()).mappings().one()
+            if any(old[end] is not None and old[end] <= now for end in _ENDS):
+                raise CohortError(
+                    f"The API key {prefix} does not work any more and cannot be rotated. Create a new one."
+                )
+            _end_key(connection, prefix, now + overlap)
+            return _insert_key(
+                connection, now, **{name: old[name] for name in ("name", "tenant", "role", "expires_at")}
+            )
 
     def add_audit(self, **values: Any) -> None:
         """Writes down what was done: the fields of `AuditRow`, without its number and time."""
@@ -136,6 +134,21 @@ class KeyRows(Database):
         query = query if before is None else query.where(audit.c.id < before)
         with self.read() as connection:
             return [AuditRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def _insert_key(connection: Connection, now: float, **holder: Any) -> str:
+    """A new key of this holder (columns), in clear text."""
+    prefix = secrets.token_hex(5)
+    key = f"cohort_{prefix}_{secrets.token_hex(32)}"
+    made = {"prefix": prefix, "sha256": _hash(key), "created_at": now}
+    connection.execute(insert(api_keys).values(made | holder))
+    return key
+
+
+def _end_key(connection: Connection, prefix: str, ends: float) -> None:
+    """The key works until then, or until the end that it has already."""
+    alive = (api_keys.c.prefix == prefix) & or_(api_keys.c.revoked_at.is_(None), api_keys.c.revoked_at > ends)
+    connection.execute(update(api_keys).where(alive).values(revoked_at=ends))
 
 
 def _hash(key: str) -> str:

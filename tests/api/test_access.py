@@ -65,6 +65,13 @@ def test_a_foreign_job_answers_like_one_that_never_was_on_every_route(
         told = [answer.json() for answer in (foreign, missing)]
         assert told[0]["detail"].replace(job, "") == told[1]["detail"].replace("job-000000000000", "")
         assert told[0]["type"] == told[1]["type"]
+    owner = as_(client, control_plane, Role.SUBMITTER)
+    looks = {filled(path, job) for _, path in about_jobs}
+    theirs = {path: client.head(path, headers=stranger).status_code for path in looks}
+    assert set(theirs.values()) == {404, 405}  # 405: nobody may look at it this way
+    own = [path for path in looks if client.head(path, headers=owner).status_code == 200]
+    assert len(own) == 2
+    assert {theirs[path] for path in own} == {404}
     assert client.get("/v1/jobs", headers=stranger).json()["jobs"] == []
     asked = client.get("/v1/jobs", params={"tenant": "default"}, headers=stranger)
     assert asked.json()["jobs"] == []

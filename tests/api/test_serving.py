@@ -1,12 +1,15 @@
 """Over a real server on loopback: streams that break and come back."""
 
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -90,6 +93,36 @@ def test_a_waiting_stream_hears_of_what_happens_later(control_plane: ControlPlan
             assert next(events).event == "state"
             store.set_desired(job, Desired.PAUSE)
             assert next(events).event == "wish"
+
+
+def test_a_reader_that_hardly_reads_holds_up_its_own_stream_and_misses_nothing(
+    control_plane: ControlPlane, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, size, told = 1500, 16_000, {0: 0, 1: 0}
+    stream = events._stream
+
+    async def counted(*args: Any, after: int, **kwargs: Any) -> AsyncIterator[bytes]:
+        async for chunk in stream(*args, after=after, **kwargs):
+            told[after] += len(chunk)
+            yield chunk
+
+    monkeypatch.setattr(events, "_stream", counted)
+    store = control_plane.store
+    job = store.create_job(parse_spec(SPEC))[0].id
+    with served(control_plane) as url, socket.socket() as slow:
+        slow.settimeout(20)
+        slow.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        lines = [f"GET /v1/jobs/{job}/events HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}"]
+        slow.sendall("\r\n".join([*lines, "Accept: text/event-stream", "Connection: close", "", ""]).encode())
+        heard = slow.recv(1)
+        for _ in range(total - 2):
+            store.add_event(job, "note", "x" * size)
+        store.move(job, JobState.CANCELLED, attempt=None)
+        assert _read(f"{url}/v1/jobs/{job}/events", key, 1, lambda seq: False) == list(range(2, total + 1))
+        assert told[1] > total * size > 2 * told[0]  # what it leaves unread is not piled up for it
+        while part := slow.recv(2**20):
+            heard += part
+    assert [int(seq) for seq in re.findall(rb"^id: (\d+)$", heard, re.MULTILINE)] == list(range(1, total + 1))
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])

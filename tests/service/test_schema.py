@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import JSON, Connection, create_engine, inspect, make_url, text
+from sqlalchemy import JSON, Connection, create_engine, inspect, make_url, text, update
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import CohortError
 from service.schema import MIGRATIONS, _config, migrate
 from service.spec import parse_spec
-from service.states import JobState
+from service.states import ALLOWED_MOVES, JobState
 from service.store import Store
-from service.tables import metadata
+from service.tables import jobs, metadata
 from tests.databases import Stores, shared
 
 SPEC = parse_spec("{name: two, backbone: {model: demo}, tasks: [{name: a, source: {kind: demo, task: a}}]}")
@@ -156,6 +158,33 @@ def test_jobs_of_the_first_version_and_what_hangs_on_them_outlive_every_migratio
     assert (found.state, found.purpose, found.at_once) == (JobState.TRAINING, "train", False)
     assert (found.num_tasks, found.method) == (1, SPEC.method.kind)
     assert (group.microbatches, group.failures, len(group.tries)) == (1, 0, 0)
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_the_database_itself_refuses_every_move_that_is_not_allowed(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'cohort.db'}" if kind == "file" else request.getfixturevalue("postgres_url"))
+    store.create_schema()
+    taken = set()
+    for number, (old, new) in enumerate(product(JobState, JobState)):
+        try:
+            with store.write() as connection:
+                job = {
+                    "id": f"job-{number}",
+                    "name": "x",
+                    "tenant": "t",
+                    "spec": "{}",
+                    "desired": "run",
+                    "at_once": False,
+                }
+                _old_row(connection, "jobs", job | {"state": old})
+                connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(state=new))
+                taken.add((old, new))
+        except IntegrityError as error:
+            assert "illegal move of a job" in str(error)
+    assert taken == {(old, new) for old in JobState for new in ALLOWED_MOVES[old] | {old}}
     store.close()
 
 
