@@ -131,7 +131,7 @@ def _of_node(node: NodeReport, needs: Sequence[Requirement], *, sees_ours: bool)
 
 def _of_all(nodes: Sequence[NodeReport], settings: Settings) -> Iterator[Finding]:
     if not any(node.computes for node in nodes):
-        fix = "Add one, or let the cluster grow by itself."
+        fix = "Add one, or let the cluster grow by itself, and say how far (COHORT_MAX_GPUS)."
         yield Finding("cluster", "warning", "no machine of it offers a CPU or a GPU now; works wait for one", fix)
     for name in ("cohort", "torch"):
         versions = sorted({str(node.versions[name]) for node in nodes if node.versions.get(name)})

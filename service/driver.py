@@ -122,6 +122,7 @@ def main(job_id: str, attempt: int) -> int:
             device=job.spec.resources.device,
             max_device_workers=settings.max_device_workers,
             gpus_per_worker=settings.gpus_per_worker,
+            max_gpus=settings.max_gpus or 0,
             devices=job.devices,
             warmth=_warmth(job, settings),
         )

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     """Device workers one job may hold on CPU; on GPUs, as many as the cluster has room for."""
     gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
     """Share of a GPU that one device worker takes: 0.5 puts two on each."""
+    max_gpus: int | None = Field(default=None, ge=1)
+    """GPUs that the cluster grows to, where Ray's autoscaler adds machines for works that wait.  Left out: those that
+    it has."""
     warm_seconds: float = Field(default=300.0, ge=0)
     """How long a device worker that has nothing to do waits for its tenant's next job, holding its device until others
     need it; 0: it ends with its job."""

@@ -63,7 +63,8 @@ def _data(spec: JobSpec, nodes: Sequence[NodeReport], places: dict[str, list[str
 
 
 def _devices(spec: JobSpec, settings: Settings, nodes: Sequence[NodeReport]) -> Iterator[Finding]:
-    cpus, gpus = (sum(node.resources.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    cpus, there = (sum(node.resources.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    gpus = max(there, settings.max_gpus or 0)
     wanted, each = spec.resources.device, spec.resources.devices_per_group
     if wanted == "cuda" and not gpus:
         yield Finding("devices", "wrong", "device=cuda, but there is no GPU", "Use auto, or add a machine with one.")
@@ -80,7 +81,8 @@ def _devices(spec: JobSpec, settings: Settings, nodes: Sequence[NodeReport]) -> 
     else:
         at_once = int(max(1, min(settings.max_device_workers, present)))
     share = f"a share of {settings.gpus_per_worker:g} GPU" if kind == "GPU" and each == 1 else f"{each} {kind}(s)"
-    yield Finding("devices", "ok", f"trains {at_once} pass(es) at a time, each on {share} of {present:g}")
+    grows = f", of which {there:g} are there now" if kind == "GPU" and gpus > there else ""
+    yield Finding("devices", "ok", f"trains {at_once} pass(es) at a time, each on {share} of {present:g}{grows}")
 
 
 def _memory(spec: JobSpec, settings: Settings, nodes: Sequence[NodeReport], parameters: int) -> Finding:

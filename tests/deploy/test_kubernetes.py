@@ -176,12 +176,14 @@ def test_drivers_start_on_machines_for_drivers_and_nowhere_else(overlay: str) ->
 
 
 @pytest.mark.parametrize("overlay", WITH_RAY)
-def test_machines_with_gpus_come_and_go_and_one_stays(overlay: str) -> None:
+def test_machines_with_gpus_come_and_go_as_far_as_jobs_ask(overlay: str) -> None:
     gpu = groups(overlay)["gpu"]
     assert the(overlay, "RayCluster")["spec"]["enableInTreeAutoscaling"]
     assert 1 <= gpu["minReplicas"] < gpu["maxReplicas"]
     (container,) = gpu["template"]["spec"]["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    each = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    settings = environment(overlay, "drivers", SECRETS)
+    assert each >= 1 and settings["COHORT_MAX_GPUS"] == str(gpu["maxReplicas"] * each)
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in gpu["template"]["spec"][
         "tolerations"
     ]

@@ -42,6 +42,13 @@ def told(spec: JobSpec, *nodes: NodeReport, parameters: int = VIT, **settings: A
         ({}, [machine(resources={"CPU": 1.0})], {}, "1 pass(es) at a time"),
         ({}, [machine(resources={"GPU": 2.0}), machine()], {}, "2 pass(es) at a time, each on a share of 1 GPU of 2"),
         ({}, [machine(resources={"GPU": 2.0})], {"gpus_per_worker": 0.5}, "4 pass(es) at a time"),
+        (
+            {},
+            [machine(resources={"GPU": 1.0})],
+            {"max_gpus": 8},
+            "8 pass(es) at a time, each on a share of 1 GPU of 8,",
+        ),
+        ({"device": "cuda"}, [], {"max_gpus": 4}, "of which 0 are there now"),
         ({"devices_per_group": 2}, [machine(resources={"GPU": 5.0})], {}, "2 pass(es) at a time, each on 2 GPU(s)"),
         ({"device": "cpu"}, [machine(resources={"GPU": 2.0, "CPU": 4.0})], {}, "each on 1 CPU(s) of 4"),
     ],

@@ -42,6 +42,7 @@ class RayLauncher(Launcher):
         max_device_workers: int = 2,
         num_threads: int = 1,
         gpus_per_worker: float = 1.0,
+        max_gpus: int = 0,
         devices: int | None = None,
         warmth: Warmth | None = None,
         address: str = "auto",
@@ -51,6 +52,7 @@ class RayLauncher(Launcher):
             device: auto, cpu or cuda.  ValueError for one that the cluster lacks.
             max_device_workers: most workers at a time on CPU; GPUs are all used.
             gpus_per_worker: share of one GPU, at most 1.
+            max_gpus: that the cluster grows to by itself for workers that wait; used beyond those that it has.
             devices: most device workers at a time, of any kind; None: no such limit.
             warmth: for whom workers are kept in the end; None: for nobody.
             address: the cluster, unless this process is connected already.
@@ -59,6 +61,7 @@ class RayLauncher(Launcher):
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
         self.num_threads = num_threads
         self._gpus_per_worker = gpus_per_worker
+        self._max_gpus = max_gpus
         self._max_device_workers = max_device_workers
         self._devices = math.inf if devices is None else devices
         self._device = self._resolve(device)
@@ -79,17 +82,15 @@ class RayLauncher(Launcher):
         self._looked_for_drains_at = 0.0
 
     def capacity(self, devices: int = 1) -> int:
-        present = self._present(self._device)
+        offered = self._offered(self._device)
         if devices > 1:
-            if present < devices:
+            if offered < devices:
                 raise ValueError(
-                    f"devices_per_group={devices}: the cluster has {present:g} {_unit(self._device)}. "
-                    f"Use at most {int(present)}, or add machines."
+                    f"devices_per_group={devices}: the cluster has {offered:g} {_unit(self._device)}. "
+                    f"Use at most {int(offered)}, or add machines."
                 )
-            return max(1, int(min(present, self._devices) // devices))
-        if self._device == "cuda":
-            return int(min(workers_on_gpus(present, self._gpus_per_worker), self._devices))
-        return int(max(1, min(self._max_device_workers, present / self.num_threads, self._devices)))
+            return max(1, int(min(offered, self._devices) // devices))
+        return self._workers_on(offered)
 
     def sharers(self) -> int:
         if self._device == "cuda":
@@ -117,7 +118,7 @@ class RayLauncher(Launcher):
             return self._start_search(work)
         if work.devices == 1:
             # before the groups' actors, which can wait: nothing computes until a worker is there
-            self._workers.hold(self.capacity())
+            self._workers.hold(self._workers_on(self._present(self._device)))  # no machine comes for what may be needed
         self.announce(work.job, work.attempt, work.groups, devices=work.devices)
         groups = {unit.id: self._groups[unit.id] for unit in work.groups}
         if work.devices > 1:
@@ -246,12 +247,22 @@ class RayLauncher(Launcher):
 
     def _resolve(self, device: str) -> str:
         if device == "auto":
-            return "cuda" if self._present("cuda") > 0 else "cpu"
-        if self._present(device) <= 0:
+            return "cuda" if self._offered("cuda") > 0 else "cpu"
+        if self._offered(device) <= 0:
             raise ValueError(
                 f"device={device}: the cluster has no {_unit(device)}. Use auto, or add a machine with one."
             )
         return device
+
+    def _workers_on(self, count: float) -> int:
+        """How many workers run at a time on so many GPUs, or CPUs where it computes on those; at least one."""
+        if self._device == "cuda":
+            return int(min(workers_on_gpus(count, self._gpus_per_worker), self._devices))
+        return int(max(1, min(self._max_device_workers, count / self.num_threads, self._devices)))
+
+    def _offered(self, device: str) -> float:
+        """What there is, or comes when it is asked for."""
+        return max(self._present(device), self._max_gpus if device == "cuda" else 0)
 
     def _present(self, device: str) -> float:
         return ray.cluster_resources().get(_unit(device), 0.0)
