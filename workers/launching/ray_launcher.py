@@ -287,12 +287,14 @@ def _create_group(job: str, attempt: int, unit: GroupUnit, devices: int) -> Acto
     options["scheduling_strategy"] = beside_me()
     if devices > 1 or unit.kind == "search":
         # Ray Train and Tune read these when they start, and Train's default of one look at the ranks every two seconds
-        # is slow beside a prompt's training; Train's guard over the devices of a controller that dies asks whatever
-        # Ray this machine started last, unless it is told which, and then they are never given back
+        # is slow beside a prompt's training, and it gives up ranks that wait a minute for devices that others hold, or
+        # that an autoscaler brings; Train's guard over the devices of a controller that dies asks whatever Ray this
+        # machine started last, unless it is told which, and then they are never given back
         options["runtime_env"] = {
             "env_vars": {
                 "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
                 "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+                "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{365 * 86_400}",
                 "RAY_CHDIR_TO_TRIAL_DIR": "0",
                 "OMP_NUM_THREADS": "1",
             }

@@ -2,15 +2,17 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from safetensors.numpy import load_file
 
 from tests.object_stores import SECRET
 from tests.ray_told import told_by_ray
 from workers.launching.inline import InlineLauncher
-from workers.launching.launcher import Launcher
+from workers.launching.launcher import Launcher, Running
 from workers.launching.ray_launcher import RayLauncher
 from workers.launching.ray_train import safe_run_name
 from workers.launching.work import PassWork
@@ -23,7 +25,10 @@ RUNS = "api/train/v2/runs/v1"
 
 
 def finish(launcher: Launcher, work: PassWork) -> None:
-    running = launcher.start(work)
+    ends_well(launcher, launcher.start(work))
+
+
+def ends_well(launcher: Launcher, running: Running) -> None:
     deadline = time.monotonic() + 240
     while (outcome := running.poll().outcome) is None:
         assert time.monotonic() < deadline, "the ranks never ended"
@@ -62,6 +67,23 @@ def test_two_ranks_take_the_step_that_one_process_takes_on_the_same_batch(local_
     result = GroupResult.read(work.directories["g1"])
     assert result is not None
     assert result.steps == 1
+
+
+def test_ranks_wait_for_their_devices_as_long_as_others_hold_them(local_ray, make_pass):
+    class Other:
+        """Of somebody else; holds both CPUs."""
+
+    other: Any = ray.remote(Other).options(num_cpus=2).remote()
+    ray.get(other.__ray_ready__.remote())
+    launcher = RayLauncher(device="cpu")
+    running = launcher.start(make_pass({"g1": ("art",)}, job="job-patient", devices=2))
+    deadline = time.monotonic() + 25
+    while time.monotonic() < deadline:
+        launcher.wait([running], 0.5)
+        assert (outcome := running.poll().outcome) is None, outcome
+    ray.kill(other)
+    ends_well(launcher, running)
+    launcher.close()
 
 
 def test_a_trial_on_two_ranks_on_an_object_store_leaves_the_scores_of_one_process_and_tells_no_secret(
