@@ -4,7 +4,6 @@ Starts a service of its own in a temporary folder, submits a job, and looks at t
 while the job's groups train.  Needs Chromium and what `make test` installs.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -34,13 +33,13 @@ BEGUN = "images/s"
 def main(spec: Path) -> None:
     PLACE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cohort-pictures-") as folder:
-        command = [sys.executable, "-m", "service.cli", "--home", folder, "up", "--port", "0", "--until-stdin-closes"]
-        # drivers are started as `python`, so that no picture shows where this checkout lies
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        environment = {**os.environ, "COHORT_RAY_PYTHON": "python", "PATH": path}
-        service = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, env=environment)
+        home, environment = Path(folder, "home"), Path(folder, "venv")
+        environment.symlink_to(sys.prefix)  # so that no picture shows where this checkout lies
+        command = [str(environment / "bin" / "python"), "-m", "service.cli", "--home", str(home)]
+        command += ["up", "--port", "0", "--until-stdin-closes"]
+        service = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
         try:
-            connection = _until(lambda: Connection.read(Path(folder)))
+            connection = _until(lambda: Connection.read(home))
             with Cohort(connection.url, connection.key) as client:
                 job = client.submit(spec)
                 _until(lambda: _trains(client, job.id))
@@ -81,6 +80,7 @@ def _take(connection: Connection, job: str) -> None:
 def _shoot(page: Page, text: str, name: str) -> None:
     page.get_by_text(text).first.wait_for()
     page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1000)  # milliseconds: pictures on the page come last
     page.screenshot(path=PLACE / f"{name}.png")
     print(f"docs/screenshots/{name}.png", flush=True)
 
