@@ -17,6 +17,8 @@ from workers.training.results import Progress
 Actor = Any
 """A handle of an actor: its methods are known to Ray at run time only."""
 
+ANSWER_SECONDS = 0.05
+"""How long the driver waits for what groups' actors answer at once, unless they are only starting, or gone."""
 LAST_WORDS_SECONDS = 10.0
 """How long the driver waits for the last reports of a work that has ended."""
 _SPOILT = (FailureClass.OUT_OF_MEMORY, FailureClass.BUG, FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTION)
@@ -106,9 +108,12 @@ class RayRunning(Running):
         for group, ref in stale.items():  # asked before the end: what they hold counts, but it is not the last word
             self._hear(group, ref, progress, lines, wait=LAST_WORDS_SECONDS)
         for group, actor in self.groups.items():
-            ref = self._takes.pop(group, None)
-            if ref is None:
-                ref = actor.take.remote()
+            if group not in self._takes:
+                self._takes[group] = actor.take.remote()
+        if self._outcome is None:
+            ray.wait(list(self._takes.values()), num_returns=len(self._takes), timeout=ANSWER_SECONDS)
+        for group in self.groups:
+            ref = self._takes.pop(group)
             if not self._hear(group, ref, progress, lines, wait=0.2 if self._outcome else 0.0):
                 self._takes[group] = ref
             elif self._outcome is not None:
