@@ -63,7 +63,7 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that need no Ray, no browse
 fuzz: $(VENV)/.installed-test  ## Ask the API ten thousand things that nobody would (about five minutes).
 	COHORT_TEST_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/api/test_fuzz.py
 
-chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about an hour).
+chaos: $(VENV)/.installed-test  ## Harm real jobs on a real Ray, in every way we know (about 50 minutes).
 	$(BIN)/python -m tests.chaos
 
 check: $(VENV)/.installed-dev  ## Check format, style, types and who imports whom.
