@@ -192,6 +192,7 @@ def test_a_machine_that_does_not_see_the_storage_is_named_and_the_job_ends_well_
         assert sum(finding.subject.startswith("node blind (") for finding in wrong) == 1
         for node in sound:
             world.cluster.tell(f"lose {node}")
+        wait_until(lambda: not sound & world.computing(), seconds=SECONDS, what="Ray knows that they are lost")
         job = world.submit(jobs.tiny("blind"))
 
         def told() -> list[str]:

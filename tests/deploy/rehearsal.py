@@ -177,7 +177,8 @@ def kuberay_command(group: Mapping[str, Any], *, head: bool) -> list[str]:
 
 def do_a_job(image: Image, control_plane: Machine, own: Mapping[str, str], **training: Any) -> dict[str, Any]:
     """Submits a tiny job from the control plane's machine and waits for its end; the job as the API tells it."""
-    control_plane.write(SPEC, json.dumps(tiny("rehearsal", **training)))
+    on_cpus = {"resources": {"device": "cpu"}}  # settings of a cluster that grows promise GPUs
+    control_plane.write(SPEC, json.dumps(tiny("rehearsal", **training) | on_cpus))
     said = image.run(control_plane, ["cohort", "submit", SPEC, "--json"], own)
     job = json.loads(said)["id"]
 
