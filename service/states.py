@@ -107,8 +107,8 @@ ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
 }
-"""Every move there is.  A resumed attempt walks VALIDATING, PROFILING, GROUPING again: stages whose artifact is there
-are passed through at once."""
+"""Every move there is; the database refuses all others by itself, so that a new one needs a migration.  A resumed
+attempt walks VALIDATING, PROFILING, GROUPING again: stages whose artifact is there are passed through at once."""
 
 STAGE_OF: dict[JobState, str] = {
     _S.VALIDATING: "validate",
