@@ -1,6 +1,6 @@
 """A cluster that grows by Ray's own autoscaler: machines with GPUs come for the passes of a job that can use them.
 
-Run as a program (`FOLDER WORKS MAX_GPUS`) it is the cluster, whose machines are processes here, and a driver of these
+Run as a program (`FOLDER WORKS`) it is the cluster, whose machines are processes here, and a driver of these
 works (pickled); it prints what GPUs there were at the beginning and in the end.  They need not be real: nobody looks
 before a work begins.
 """
@@ -24,14 +24,12 @@ from tests.chaos.service import ROOT, free_port
 from workers.launching.work import PassWork
 
 SECONDS = 120.0
+MAX_GPUS = 2
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("max_gpus", [0, 2])
-def test_machines_come_for_works_that_wait_as_far_as_the_cluster_may_grow(
-    make_pass: Callable[..., PassWork], tmp_path: Path, max_gpus: int
-) -> None:
-    works = [make_pass({f"g{number}": ("art",)}, job=f"job-{number}") for number in range(3)]
+def test_machines_with_gpus_come_for_works_that_wait(make_pass: Callable[..., PassWork], tmp_path: Path) -> None:
+    works = [make_pass({f"g{number}": ("art",)}, job=f"job-{number}") for number in range(MAX_GPUS)]
     (tmp_path / "works").write_bytes(pickle.dumps(works))
     mark = secrets.token_hex(16)
     environment = child_environment() | {
@@ -45,15 +43,15 @@ def test_machines_come_for_works_that_wait_as_far_as_the_cluster_may_grow(
     }
     with tempfile.TemporaryDirectory(prefix="grows-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         try:
-            command = [sys.executable, __file__, folder, str(tmp_path / "works"), str(max_gpus)]
+            command = [sys.executable, __file__, folder, str(tmp_path / "works")]
             run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=250)
         finally:
             end(marked(f"COHORT_TEST={mark}"), seconds=0.0)
     told = json.loads(run.stdout.splitlines()[-1])
-    assert told == {"capacity": max(1, max_gpus), "before": 0, "after": max_gpus}
+    assert told == {"capacity": MAX_GPUS, "before": 0, "after": MAX_GPUS}
 
 
-def main(folder: str, works: str, max_gpus: int) -> None:
+def main(folder: str, works: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -70,20 +68,20 @@ def main(folder: str, works: str, max_gpus: int) -> None:
     def gpus() -> float:
         return ray.cluster_resources().get("GPU", 0)
 
-    launcher = RayLauncher(max_gpus=max_gpus)
+    launcher = RayLauncher(max_gpus=MAX_GPUS)
     told = {"capacity": launcher.capacity(), "before": gpus()}
-    if max_gpus:
-        running = [launcher.start(work) for work in pickle.loads(Path(works).read_bytes())[: launcher.capacity()]]
-        deadline = time.monotonic() + SECONDS
-        while gpus() < max_gpus and time.monotonic() < deadline:
-            launcher.wait(running, 0.5)
+    given = pickle.loads(Path(works).read_bytes())[: launcher.capacity()]  # as many as a job's driver begins
+    running = [launcher.start(work) for work in given]
+    deadline = time.monotonic() + SECONDS
+    while gpus() < MAX_GPUS and time.monotonic() < deadline:
+        launcher.wait(running, 0.5)
     sys.stdout.write(json.dumps(told | {"after": gpus()}))
     sys.stdout.flush()
     os._exit(0)  # the processes of the cluster are ended from outside
 
 
 def _scaling(gcs: str) -> dict:
-    """What Ray's autoscaler is told: up to two machines of a GPU each, which are processes of this machine."""
+    """What Ray's autoscaler is told: up to four machines of a GPU each, which are processes of this machine."""
     lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
     lists += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude")
     return {key: [] for key in (*lists, "rsync_filter")} | {
@@ -110,4 +108,4 @@ def _scaling(gcs: str) -> dict:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:])
